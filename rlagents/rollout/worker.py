@@ -1,0 +1,159 @@
+"""Runs many episodes at once against one engine. The same class in-process and in a Ray actor.
+
+A slow environment holds up nobody: each episode has a thread of its own, and the engine batches
+whatever turns are waiting. A call that passes its deadline ends its episode from outside; Python
+can't stop the thread, so it is left behind and told to stop when the call returns.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rlagents.policy.sampler import Sampler, Sampling
+from rlagents.rollout.episode import Actor, Limits, Progress, TextEnv, run_episode
+from rlagents.types import EpisodeKey, ErrorRecord, StopReason, Task, Trajectory
+
+GRACE_S = 2.0
+"""The sampler's own time-out fires first; the watchdog is behind it by this much."""
+POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One episode to run."""
+
+    key: EpisodeKey
+    task: Task
+    sampling: Sampling
+    scripted: str | None = None
+    """Name of a scripted policy of the environment, instead of the model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """An episode that is waiting: for the watchdog's report."""
+
+    key: EpisodeKey
+    turn: int
+    waits_for: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.key} turn {self.turn} waits for {self.waits_for} since {self.seconds:.0f} s"
+
+
+class RolloutWorker:
+    """Environments, actors and one sampler."""
+
+    def __init__(
+        self,
+        *,
+        sampler: Sampler | None,
+        make_env: Callable[[Task], TextEnv],
+        make_actor: Callable[[Job, TextEnv], Actor],
+        limits: Limits,
+    ) -> None:
+        """`sampler` is None where only scripted policies play."""
+        self._sampler = sampler
+        self._make_env = make_env
+        self._make_actor = make_actor
+        self._limits = limits
+        self._live: dict[EpisodeKey, Progress] = {}
+        self._lock = threading.Lock()
+
+    def run(self, job: Job) -> Trajectory:
+        """Play one episode; call it from as many threads as there should be episodes at once.
+
+        Consumes: a job. Produces: its trajectory, always. Waits for: the episode's thread, no
+        longer than the deadline of whatever that waits for. Stops when: either is over.
+        """
+        progress = Progress(key=job.key, task=job.task)
+        with self._lock:
+            self._live[job.key] = progress
+        result: list[Trajectory | BaseException] = []
+        done = threading.Event()
+
+        def play() -> None:
+            try:
+                result.append(
+                    run_episode(
+                        progress,
+                        self._make_env,
+                        lambda env: self._make_actor(job, env),
+                        self._limits,
+                    )
+                )
+            except BaseException as error:  # ours to report, whatever it is: a bug in the loop
+                result.append(error)
+            finally:
+                done.set()
+
+        threading.Thread(target=play, name=f"episode {job.key}", daemon=True).start()
+        try:
+            while not done.wait(POLL_S):
+                overdue = self._overdue(progress)
+                if overdue is not None:
+                    progress.abandoned = True
+                    return overdue
+        finally:
+            with self._lock:
+                self._live.pop(job.key, None)
+        if isinstance(result[0], BaseException):
+            raise result[0]
+        return result[0]
+
+    def waiting(self) -> list[Waiting]:
+        """Who waits for what, longest first."""
+        now = time.monotonic()
+        with self._lock:
+            live = list(self._live.values())
+        report = [
+            Waiting(key=p.key, turn=len(p.turns), waits_for=p.waits_for, seconds=now - p.since)
+            for p in live
+        ]
+        return sorted(report, key=lambda w: -w.seconds)
+
+    def load(self, weights: Mapping[str, Any], version: int) -> None:
+        """Give the sampler new weights."""
+        if self._sampler is not None:
+            self._sampler.load(weights, version)
+
+    def stats(self) -> dict[str, float]:
+        """Counters of the sampler since it started."""
+        stats = getattr(self._sampler, "stats", None)
+        return dict(stats()) if stats is not None else {}
+
+    def close(self) -> None:
+        """Stop the sampler. May be called twice."""
+        if self._sampler is not None:
+            self._sampler.close()
+
+    def _overdue(self, progress: Progress) -> Trajectory | None:
+        now = time.monotonic()
+        what = progress.waits_for
+        if what.startswith("env."):
+            if now > progress.deadline:
+                return progress.finish(
+                    StopReason.ENVIRONMENT_TIMEOUT,
+                    ErrorRecord(
+                        boundary="environment",
+                        kind="Timeout",
+                        message=f"{what} did not return within {self._limits.env_timeout_s:g} s",
+                    ),
+                )
+            if now > progress.started + self._limits.max_seconds:
+                return progress.finish(StopReason.TIME_LIMIT)
+        elif now > progress.deadline + GRACE_S:
+            return progress.finish(
+                StopReason.SAMPLER_ERROR,
+                ErrorRecord(
+                    boundary="sampler",
+                    kind="Timeout",
+                    message=f"no answer within {self._limits.sampler_timeout_s:g} s",
+                ),
+            )
+        return None
