@@ -9,7 +9,7 @@ import numpy as np
 
 from rlagents.errors import EnvironmentFailure, SamplerError, boundary
 from rlagents.policy.sampler import SampleRequest, Sampler, Sampling
-from rlagents.rollout.context import ContextWindow, TemplateWindow
+from rlagents.rollout.context import Window
 from rlagents.rollout.episode import Action
 from rlagents.types import EpisodeKey, IntArray
 
@@ -20,7 +20,7 @@ class PolicyActor:
     def __init__(
         self,
         sampler: Sampler,
-        window: ContextWindow | TemplateWindow,
+        window: Window,
         sampling: Sampling,
         *,
         key: EpisodeKey,
@@ -55,10 +55,7 @@ class PolicyActor:
             sampled = self._sampler.sample(request).result(timeout=self._timeout_s)
         except FutureTimeout as error:
             raise SamplerError(f"no answer within {self._timeout_s:g} s") from error
-        if isinstance(self._window, TemplateWindow):
-            self._window.act(sampled.ids, sampled.text)
-        else:
-            self._window.act(sampled.ids)
+        self._window.act(sampled.ids, sampled.text)
         return Action(
             text=sampled.text,
             context=prompt.context,
@@ -83,7 +80,7 @@ class ScriptedActor:
     def __init__(
         self,
         act: Callable[[str], str],
-        window: ContextWindow | None,
+        window: Window | None,
         encode: Callable[[str], IntArray],
     ) -> None:
         """Without a window nothing is encoded but the action: for baselines of any length."""
@@ -102,7 +99,7 @@ class ScriptedActor:
             prompt = self._window.observe(observation)
             if prompt is None:
                 return None
-            self._window.act(ids)
+            self._window.act(ids, text)
             context, added = prompt.context, prompt.added_ids
         return Action(
             text=text,

@@ -41,6 +41,18 @@ class Prompt:
     """[P] the whole context up to the action."""
 
 
+class Window(Protocol):
+    """The context of one episode: `observe`, sample, `act`, and again."""
+
+    def observe(self, text: str) -> Prompt | None:
+        """The prompt of the next turn, or None where it can't fit into any context."""
+        ...
+
+    def act(self, action_ids: IntArray, text: str) -> None:
+        """Append the sampled action of the turn just observed."""
+        ...
+
+
 class ContextWindow:
     """Builds contexts that only grow, and fresh ones by the chunker's rule when they are full."""
 
@@ -77,8 +89,8 @@ class ContextWindow:
             self._prompt = np.concatenate([self._prompt, added])
         return Prompt(context=self._context, added_ids=added, prompt_ids=self._prompt)
 
-    def act(self, action_ids: IntArray) -> None:
-        """Append the sampled action of the turn just observed."""
+    def act(self, action_ids: IntArray, text: str) -> None:
+        """Append the sampled action of the turn just observed; its text is not needed again."""
         self._close = np.asarray(self._chat.close_ids(action_ids), np.int32)
         self._bodies.append(np.concatenate([self._opening, action_ids, self._close]))
         self._prompt = np.concatenate([self._prompt, action_ids])
@@ -109,13 +121,11 @@ class TemplateWindow:
     goes on, otherwise a fresh one begins. Costs T squared: `policy.history: keep` does not.
     """
 
-    def __init__(
-        self, chat: ChatCodec, section: ContextSection, reserve: int, system: str = ""
-    ) -> None:
+    def __init__(self, chat: ChatCodec, section: ContextSection, reserve: int) -> None:
+        """`reserve` is the most tokens an action may have."""
         self._chat = chat
         self._section = section
         self._reserve = reserve
-        self._head = [("system", system)] if system else []
         self._turns: list[list[tuple[str, str]]] = []
         self._observation = ""
         self._first = 0
@@ -146,7 +156,7 @@ class TemplateWindow:
     def _render(self, first: int) -> IntArray:
         kept = self._turns[: min(self._section.pinned_turns, first)] + self._turns[first:]
         messages = [message for turn in kept for message in turn]
-        return self._chat.render_ids([*self._head, *messages, ("user", self._observation)])
+        return self._chat.render_ids([*messages, ("user", self._observation)])
 
     def _cut(self) -> IntArray | None:
         """Drop the earliest turns that are not pinned until pinned + overlap + this turn fit."""

@@ -11,12 +11,15 @@ class Ledger:
     """Counts of training trajectories, with reasons. The totals must add up at each step."""
 
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
-        """Start empty, or from the `as_dict` of a checkpoint."""
+        """Start empty, or from the `as_dict` of a checkpoint.
+
+        What was in flight then is started again under the same keys, so it is not counted here.
+        """
         state = state or {}
-        self.started = int(state.get("started", 0))
         self.trained = int(state.get("trained", 0))
         self.filtered: Counter[str] = Counter(state.get("filtered", {}).get("reasons", {}))
         self.failed: Counter[str] = Counter(state.get("failed", {}).get("reasons", {}))
+        self.started = self.trained + self.filtered.total() + self.failed.total()
 
     @property
     def in_flight(self) -> int:

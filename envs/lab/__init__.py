@@ -1,0 +1,1 @@
+"""Cheap environments with known scores: deterministic from the seed, of any horizon."""

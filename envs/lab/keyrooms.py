@@ -1,0 +1,167 @@
+"""`rlagents/KeyRooms-v0`: doors whose codes were read long before."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from rlagents.envs.lab.base import MAX_HORIZON, Act, LabEnv, choice, flag, real, whole
+
+LOOK = "?"
+_RULES = (
+    "Each door has a letter and a code, a digit. When you see the letter of a door, "
+    "say its code to go through. ? looks again. Every action costs a turn.\n"
+)
+
+
+class KeyRooms(LabEnv):
+    """Walk through doors; the code of each was read long before.
+
+    The task card lists facts (`a3 b7 c1`: door a has code 3) and ends with the first door's line,
+    `c?`. The right action is the door's one-character code and leads to the next door; a wrong
+    code is answered `no c?`, text that is no action `bad c?`; `?` looks and shows `c?` again. Each
+    costs a turn. With `facts="rooms"` there is no card: the first `keys` rooms show one fact each
+    (`a3`), any action walks on, and the doors follow.
+
+    Score: doors opened divided by `horizon`, less `penalty` for each wrong code; each door pays
+    when it opens. The episode terminates when all doors are open or the turns are gone.
+
+    The expert knows every code but is wasteful: in each state it looks with probability
+    `expert_waste`, and an opening is wrong with probability `expert_error`. Above one half, the
+    most probable action of its perfect imitation is to look, so that greedy imitation opens
+    nothing, and sampled imitation runs out of turns.
+
+    Known scores, with D doors and T turns for them: oracle 1 exactly. The random policy says one
+    of `codes` codes or looks, uniformly, and opens with p = 1 / (codes + 1) a turn; the expert
+    opens with p = (1 - expert_waste) * (1 - expert_error). Both score E[min(D, Bin(T, p))] / D
+    (without `penalty`): by default random 0.1136, expert 0.4750.
+    """
+
+    known_scores: ClassVar[Mapping[str, float]] = {
+        "random": 0.1136,
+        "expert": 0.4750,
+        "oracle": 1.0,
+    }
+
+    def __init__(
+        self,
+        horizon: int = 48,
+        turns: int | None = None,
+        keys: int = 8,
+        codes: int = 10,
+        facts: Literal["card", "rooms"] = "card",
+        penalty: float = 0.0,
+        rules: bool = False,
+        expert_waste: float = 0.75,
+        expert_error: float = 0.05,
+    ) -> None:
+        """Make the environment.
+
+        Args:
+            horizon: number of doors, which is how many turns a flawless walk takes.
+            turns: turn budget for the doors; unset: a quarter more than `horizon`. The fact rooms
+                of `facts="rooms"` come on top.
+            keys: number of facts (different doors); doors return, drawn with replacement.
+            codes: number of different codes.
+            facts: where the facts are shown, on the card or in the first rooms.
+            penalty: what a wrong code costs.
+            rules: put an explanation in front, for policies that were not trained on the game.
+            expert_waste: probability that the expert looks.
+            expert_error: probability that the expert's opening is a wrong code.
+
+        Raises:
+            ValueError: naming the argument that is out of its range.
+        """
+        self.horizon = whole("horizon", horizon, 1, MAX_HORIZON)
+        if turns is None:
+            turns = self.horizon + self.horizon // 4
+        turns = whole("turns", turns, self.horizon, 10 * MAX_HORIZON)
+        self.keys = whole("keys", keys, 1, len(string.ascii_lowercase))
+        self.codes = whole("codes", codes, 2, len(string.digits))
+        self.facts = choice("facts", facts, ("card", "rooms"))
+        self.penalty = real("penalty", penalty, 0, 1)
+        self.rules = flag("rules", rules)
+        self.expert_waste = real("expert_waste", expert_waste, 0, 1)
+        self.expert_error = real("expert_error", expert_error, 0, 1)
+        self._rooms = self.keys if self.facts == "rooms" else 0
+        super().__init__(turns=turns + self._rooms, observation_limit=512)
+
+    def _draw(self) -> str:
+        codes = self.rng.integers(self.codes, size=self.keys)
+        doors = self.rng.integers(self.keys, size=self.horizon)
+        letters = string.ascii_lowercase
+        self._codes = {letters[i]: str(code) for i, code in enumerate(codes)}
+        self._doors = "".join(letters[i] for i in doors)
+        self._counts = dict.fromkeys(("opened", "looks", "wrong", "invalid"), 0)
+        head = _RULES if self.rules else ""
+        shown = [letter + code for letter, code in self._codes.items()]
+        if self._rooms:
+            return head + shown[0]
+        return head + " ".join(shown) + "\n" + self._line()
+
+    def _line(self) -> str:
+        return self._doors[self._counts["opened"]]
+
+    def _answer(self, action: str) -> tuple[str, bool]:
+        if self._turn < self._rooms:
+            letter = string.ascii_lowercase[self._turn]
+            return letter + self._codes[letter], False
+        if self._turn == self._rooms:
+            return self._line(), False
+        if action == LOOK:
+            self._counts["looks"] += 1
+            return self._line(), False
+        if action == self.code:
+            self._counts["opened"] += 1
+            if self._counts["opened"] == self.horizon:
+                return "all open", True
+            return self._line(), False
+        legal = len(action) == 1 and action in string.digits[: self.codes]
+        self._counts["wrong" if legal else "invalid"] += 1
+        return f"{'no' if legal else 'bad'} {self._line()}", False
+
+    @property
+    def code(self) -> str:
+        """The right action now; in a fact room any action is, here `LOOK`."""
+        if self._turn < self._rooms or self._counts["opened"] == self.horizon:
+            return LOOK
+        return self._codes[self._doors[self._counts["opened"]]]
+
+    def _score(self) -> float:
+        return self._counts["opened"] / self.horizon - self.penalty * self._counts["wrong"]
+
+    def _metrics(self) -> dict[str, float]:
+        done = float(self._counts["opened"] == self.horizon)
+        return {"success": done, **{name: float(n) for name, n in self._counts.items()}}
+
+    def _oracle(self, rng: np.random.Generator) -> Act:
+        return lambda observation: self.code
+
+    def _expert(self, rng: np.random.Generator) -> Act:
+        checked = -1  # the door that was looked at again already
+
+        def act(observation: str) -> str:
+            nonlocal checked
+            door = self._counts["opened"]
+            doubts = door != checked and rng.random() < self.expert_waste
+            checked = door
+            if doubts or self.code == LOOK:
+                return LOOK
+            if rng.random() >= self.expert_error:
+                return self.code
+            return str((int(self.code) + int(rng.integers(1, self.codes))) % self.codes)
+
+        return act
+
+    def _random(self, rng: np.random.Generator) -> Act:
+        legal = [LOOK, *string.digits[: self.codes]]
+        return lambda observation: legal[rng.integers(len(legal))]
+
+    scripted: ClassVar[Mapping[str, Callable[[Any, np.random.Generator], Act]]] = {
+        "random": _random,
+        "oracle": _oracle,
+        "expert": _expert,
+    }

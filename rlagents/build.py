@@ -1,0 +1,158 @@
+"""Turns a `RunConfig` into parts with plain constructor calls. Only this module knows them all."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+import rlagents.envs  # noqa: F401  (registers our environments)
+from rlagents.config import RunConfig
+from rlagents.policy import models
+from rlagents.policy.chat import Chat
+from rlagents.policy.local import LocalEngine
+from rlagents.policy.sampler import Sampling
+from rlagents.policy.scripted import scripted_policy
+from rlagents.policy.tiny import byte_tokenizer
+from rlagents.rollout.actors import PolicyActor, ScriptedActor
+from rlagents.rollout.context import ContextWindow, TemplateWindow, Window
+from rlagents.rollout.episode import Actor, Limits, TextEnv
+from rlagents.rollout.pool import LocalPool, Pool
+from rlagents.rollout.worker import Job, RolloutWorker
+from rlagents.types import Task
+
+SCRIPT_SEED = 101
+"""Purpose of the seed of a scripted policy (a turn's number is that of a sampled one)."""
+
+
+def sampling_of(config: RunConfig) -> Sampling:
+    """How training turns are sampled."""
+    policy = config.policy
+    return Sampling(
+        temperature=policy.temperature,
+        top_p=policy.top_p,
+        max_tokens=policy.max_tokens,
+        stop=policy.stop,
+    )
+
+
+def pad_id(tokenizer: Any) -> int:
+    """The id that fills rows: any will do, since padding is never read."""
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
+
+
+def limits_of(config: RunConfig) -> Limits:
+    """When episodes are cut."""
+    rollout = config.rollout
+    return Limits(
+        max_turns=rollout.max_turns,
+        max_tokens=rollout.max_tokens,
+        max_seconds=rollout.max_seconds,
+        env_timeout_s=rollout.env_timeout_s,
+        sampler_timeout_s=rollout.sampler_timeout_s,
+    )
+
+
+def make_env(task: Task) -> TextEnv:
+    """A Gymnasium environment as the task names it.
+
+    Ours count turns themselves, and wrappers that check each call cost more than a tiny policy's
+    turn; `rlagents envs check` does their work once.
+    """
+    env: Any = gymnasium.make(task.env_id, disable_env_checker=True, **task.kwargs)
+    return env
+
+
+def make_window(config: RunConfig, chat: Chat) -> Window:
+    """The context of one episode."""
+    kind = TemplateWindow if config.policy.history == "template" else ContextWindow
+    return kind(chat, config.context, config.policy.max_tokens)
+
+
+def make_worker(
+    config: RunConfig, *, device: str = "cpu", model: bool = True, tokenizer: Any = None
+) -> RolloutWorker:
+    """Environments and engine of one worker. Picklable with `functools.partial`, for Ray.
+
+    Args:
+        model: false where only scripted policies play.
+        tokenizer: that of the policy, where it is loaded already.
+    """
+    torch.set_num_threads(1)
+    rollout = config.rollout
+    engine: LocalEngine | None = None
+    if model:
+        network, tokenizer = models.load(
+            config.policy,
+            seed=config.run.seed,
+            window=config.context.window,
+            device=device,
+            dtype=config.learner.dtype,
+        )
+    elif tokenizer is None:
+        tokenizer = byte_tokenizer()  # scripted actions are never trained on here
+    chat = Chat(tokenizer, system=config.policy.system, history=config.policy.history)
+    if model:
+        window = config.context.window
+        engine = LocalEngine(
+            network,
+            chat,
+            window=window,
+            cache_tokens=rollout.cache_tokens or rollout.concurrency * window,
+            max_batch=rollout.concurrency,
+            deterministic=rollout.deterministic,
+        )
+
+    def make_actor(job: Job, env: TextEnv) -> Actor:
+        if job.scripted is not None:
+            seed = job.key.seed(config.run.seed, SCRIPT_SEED)
+            rng = np.random.default_rng(seed)
+            gym: Any = env
+            act = scripted_policy(gym, job.scripted, rng)
+            return ScriptedActor(act, None, chat.encode_action)
+        assert engine is not None, "this worker was made for scripted policies only"
+        return PolicyActor(
+            engine,
+            make_window(config, chat),
+            job.sampling,
+            key=job.key,
+            base_seed=config.run.seed,
+            timeout_s=rollout.sampler_timeout_s,
+        )
+
+    return RolloutWorker(
+        sampler=engine, make_env=make_env, make_actor=make_actor, limits=limits_of(config)
+    )
+
+
+def make_pool(
+    config: RunConfig, *, device: str, notify: Callable[[str], None], model: bool = True
+) -> Pool:
+    """Where episodes run, by `rollout.executor`."""
+    rollout = config.rollout
+    if rollout.executor == "local":
+        worker = make_worker(config, device=device, model=model)
+        return LocalPool(worker, rollout.concurrency)
+    import ray
+
+    from rlagents.rollout.ray_pool import RayPool
+
+    if not ray.is_initialized():
+        ray.init(
+            address=rollout.ray_address,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    build = functools.partial(make_worker, config, device="auto", model=model)
+    return RayPool(
+        build,
+        workers=rollout.workers,
+        concurrency=rollout.concurrency,
+        num_gpus=rollout.gpus_per_worker,
+        notify=notify,
+    )

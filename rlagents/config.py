@@ -1,0 +1,343 @@
+"""The configuration of a run, as frozen dataclasses.
+
+Defaults live here; a YAML states only differences; `key=value` overrides. `rlagents.load` reads
+both, `rlagents.rules` checks what no section can know alone. Every error names the full key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rlagents.algos.configs import GRPOConfig, GRPOPlusPlusConfig, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSection:
+    """Where the run writes."""
+
+    name: str = "run"
+    dir: str | None = None
+    """The run folder. Unset: `runs/NAME/` and a new id."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**31, "run.seed", self.seed, "between 0 and 2**31 - 1")
+        plain = self.name.isprintable() and self.name.strip(" .") and "/" not in self.name
+        require(bool(plain), "run.name", self.name, "a plain folder name")
+        require(self.dir is None or _is_path(self.dir), "run.dir", self.dir, "a path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvSection:
+    """The environment and its tasks. Training and held-out seeds never meet."""
+
+    id: str = "rlagents/KeyRooms-v0"
+    """A Gymnasium id; `module:Id-v0` imports the module first."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment, the same for training and evaluation."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Passed to `reset`."""
+    train_tasks: int = 0
+    """Number of different training tasks; 0 draws a new one each time."""
+
+    def __post_init__(self) -> None:
+        require(self.train_tasks >= 0, "env.train_tasks", self.train_tasks, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinySection:
+    """Sizes of the embedded default model, a Qwen3-style causal LM over bytes."""
+
+    layers: int = 2
+    width: int = 64
+    heads: int = 4
+    kv_heads: int = 2
+    mlp: int = 192
+    """Width of the feed-forward layer."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "kv_heads", "mlp"):
+            value = getattr(self, name)
+            require(value >= 1, f"policy.tiny.{name}", value, "1 or more")
+        require(
+            self.width % self.heads == 0 and (self.width // self.heads) % 2 == 0,
+            "policy.tiny.heads",
+            self.heads,
+            f"a number that divides policy.tiny.width ({self.width}) into even parts",
+        )
+        require(
+            self.heads % self.kv_heads == 0,
+            "policy.tiny.kv_heads",
+            self.kv_heads,
+            f"a divisor of policy.tiny.heads ({self.heads})",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySection:
+    """The policy and how it is sampled."""
+
+    model: str = "tiny"
+    """`tiny`, or a Hugging Face folder or name (safetensors only, no remote code)."""
+    tiny: TinySection = field(default_factory=TinySection)
+    """Only for `model: tiny`."""
+    system: str = ""
+    """System message at the head of every conversation."""
+    history: Literal["keep", "template"] = "keep"
+    """`keep` never changes what was sampled. `template` lets a chat template rewrite history (some
+    strip earlier thinking): each rewrite opens a new context."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    """Below 1 in evaluation only: trained rollouts need the full distribution."""
+    max_tokens: int = 64
+    """Sampled tokens a turn."""
+    stop: tuple[str, ...] = ()
+    """Strings that end an action. The environment does not see them; training does."""
+
+    def __post_init__(self) -> None:
+        require(
+            _is_path(self.model), "policy.model", self.model, "tiny, a folder or a model's name"
+        )
+        require(self.temperature > 0, "policy.temperature", self.temperature, "above 0")
+        require(0 < self.top_p <= 1, "policy.top_p", self.top_p, "above 0, at most 1")
+        require(self.max_tokens >= 1, "policy.max_tokens", self.max_tokens, "1 or more")
+        require(all(self.stop), "policy.stop", self.stop, "strings that are not empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextSection:
+    """How a history longer than the window becomes contexts (rollouts and SFT alike)."""
+
+    strategy: Literal["pinned_window", "full"] = "pinned_window"
+    """`full` never cuts: the episode ends when the window is full."""
+    window: int = 512
+    """Tokens of a context, and of a training segment."""
+    pinned_turns: int = 1
+    """This many first turns, observation and action, start every context, after the system
+    message. 1 pins the task card."""
+    overlap: int = 0
+    """Tokens of the latest whole turns that a new context repeats, at most."""
+
+    def __post_init__(self) -> None:
+        require(self.window >= 8, "context.window", self.window, "8 or more")
+        require(self.pinned_turns >= 0, "context.pinned_turns", self.pinned_turns, "0 or more")
+        require(
+            0 <= self.overlap < self.window,
+            "context.overlap",
+            self.overlap,
+            f"between 0 and context.window ({self.window})",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutSection:
+    """How episodes are run."""
+
+    executor: Literal["local", "ray"] = "local"
+    workers: int = 1
+    """Ray actors; each has its own engine and environments."""
+    concurrency: int = 64
+    """Episodes at once in each worker."""
+    groups: int = 16
+    """Tasks an iteration."""
+    group_size: int = 8
+    """Attempts of each task."""
+    max_turns: int = 64
+    max_tokens: int = 1_000_000
+    """Sampled tokens a trajectory."""
+    max_seconds: float = 600.0
+    """Wall clock of an episode."""
+    env_timeout_s: float = 60.0
+    """One call of the environment."""
+    sampler_timeout_s: float = 300.0
+    """One turn's sampling."""
+    cache_tokens: int = 0
+    """Tokens the engine keeps cached in each worker; 0 is concurrency x window."""
+    deterministic: bool = False
+    """Repeat bit for bit: batch shape, padding and prefill depend on the conversation alone."""
+    max_staleness: int = 0
+    """Weight versions by which a trained token may be old; 0 is synchronous."""
+    gpus_per_worker: float = 0.0
+    """GPUs (or a share of one) that Ray reserves for each worker's engine."""
+    ray_address: str | None = None
+    """`auto` or an address joins a running cluster; unset starts Ray here."""
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "concurrency", "groups", "max_turns", "max_tokens"):
+            require(getattr(self, name) >= 1, f"rollout.{name}", getattr(self, name), "1 or more")
+        for name in ("max_seconds", "env_timeout_s", "sampler_timeout_s"):
+            require(getattr(self, name) > 0, f"rollout.{name}", getattr(self, name), "above 0")
+        require(self.group_size >= 2, "rollout.group_size", self.group_size, "2 or more")
+        require(self.cache_tokens >= 0, "rollout.cache_tokens", self.cache_tokens, "0 or more")
+        require(
+            self.gpus_per_worker >= 0, "rollout.gpus_per_worker", self.gpus_per_worker, "0 or more"
+        )
+        require(
+            self.max_staleness == 0,
+            "rollout.max_staleness",
+            self.max_staleness,
+            "0 (asynchronous rollouts are not in this version)",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringSection:
+    """How trajectories get the number they are ranked by."""
+
+    name: Literal["return"] = "return"
+    """`return`: the sum of the environment's rewards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStartSection:
+    """Supervised start on demonstrations, cut by the same chunker as rollouts."""
+
+    episodes: int = 0
+    """Demonstrations to make with the environment's expert; 0 makes none."""
+    expert: str = "expert"
+    """Name of a scripted policy of the environment (`rlagents envs list` shows them)."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Changes of `env.kwargs` for demonstrations, such as a shorter horizon."""
+    path: str | None = None
+    """A JSONL of demonstrations to read instead."""
+    epochs: float = 1.0
+    lr: float = 3e-3
+    batch_segments: int = 16
+    """Segments an optimizer step."""
+
+    def __post_init__(self) -> None:
+        require(self.episodes >= 0, "warm_start.episodes", self.episodes, "0 or more")
+        require(self.epochs > 0, "warm_start.epochs", self.epochs, "above 0")
+        require(self.lr > 0, "warm_start.lr", self.lr, "above 0")
+        require(
+            self.batch_segments >= 1, "warm_start.batch_segments", self.batch_segments, "1 or more"
+        )
+        require(self.path is None or _is_path(self.path), "warm_start.path", self.path, "a path")
+        require(
+            not (self.path and self.episodes),
+            "warm_start.path",
+            self.path,
+            "either a path or warm_start.episodes, not both",
+        )
+
+    @property
+    def enabled(self) -> bool:
+        return self.episodes > 0 or self.path is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerSection:
+    """The optimizer and how a batch is laid out. The learner knows no algorithm."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    lr: float = 1e-3
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from 0."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0
+    """Global norm of the gradient."""
+    row_tokens: int = 0
+    """Tokens of a packed row; 0 is the window."""
+    micro_rows: int = 8
+    """Rows a forward pass; the gradient does not depend on it."""
+    logprob_chunk: int = 1024
+    """Tokens whose logits exist at once."""
+    activation_checkpointing: bool = False
+    threads: int = 1
+    """Torch threads of this process."""
+
+    def __post_init__(self) -> None:
+        for name in ("micro_rows", "logprob_chunk", "threads"):
+            require(getattr(self, name) >= 1, f"learner.{name}", getattr(self, name), "1 or more")
+        for name in ("warmup_steps", "row_tokens", "weight_decay"):
+            require(getattr(self, name) >= 0, f"learner.{name}", getattr(self, name), "0 or more")
+        require(self.lr > 0, "learner.lr", self.lr, "above 0")
+        require(self.grad_clip > 0, "learner.grad_clip", self.grad_clip, "above 0")
+        require(all(0 <= b < 1 for b in self.betas), "learner.betas", self.betas, "between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSection:
+    """The length of the run."""
+
+    iterations: int = 10
+
+    def __post_init__(self) -> None:
+        require(self.iterations >= 0, "train.iterations", self.iterations, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSection:
+    """Scores on held-out tasks."""
+
+    episodes: int = 64
+    every: int = 0
+    """Iterations between evaluations; 0 only before and after each stage."""
+    greedy: bool = False
+    """Also score the most probable actions."""
+    temperature: float | None = None
+    """Unset: that of the policy section."""
+
+    def __post_init__(self) -> None:
+        require(self.episodes >= 0, "eval.episodes", self.episodes, "0 or more")
+        require(self.every >= 0, "eval.every", self.every, "0 or more")
+        require(
+            self.temperature is None or self.temperature > 0,
+            "eval.temperature",
+            self.temperature,
+            "above 0",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSection:
+    """What survives a crash."""
+
+    every: int = 10
+    """Iterations between checkpoints; 0 only at the end and on Ctrl-C."""
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, "checkpoint.every", self.every, "0 or more")
+        require(self.keep >= 1, "checkpoint.keep", self.keep, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TelemetrySection:
+    """What is written for people."""
+
+    tensorboard: bool = True
+    trajectories: int = 1
+    """Best and worst trajectories an iteration, as text in TensorBoard."""
+    watchdog_s: float = 60.0
+    """After this long without a finished episode, say who waits for what."""
+
+    def __post_init__(self) -> None:
+        require(self.trajectories >= 0, "telemetry.trajectories", self.trajectories, "0 or more")
+        require(self.watchdog_s > 0, "telemetry.watchdog_s", self.watchdog_s, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything a run is made from."""
+
+    run: RunSection = field(default_factory=RunSection)
+    env: EnvSection = field(default_factory=EnvSection)
+    policy: PolicySection = field(default_factory=PolicySection)
+    context: ContextSection = field(default_factory=ContextSection)
+    rollout: RolloutSection = field(default_factory=RolloutSection)
+    scoring: ScoringSection = field(default_factory=ScoringSection)
+    algo: GRPOConfig = field(default_factory=GRPOPlusPlusConfig)
+    warm_start: WarmStartSection = field(default_factory=WarmStartSection)
+    learner: LearnerSection = field(default_factory=LearnerSection)
+    train: TrainSection = field(default_factory=TrainSection)
+    eval: EvalSection = field(default_factory=EvalSection)
+    checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
+    telemetry: TelemetrySection = field(default_factory=TelemetrySection)
+
+
+def _is_path(text: str) -> bool:
+    return bool(text.strip()) and text.isprintable()

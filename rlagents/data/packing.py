@@ -1,0 +1,163 @@
+"""Packed rows: many segments in few rows, and the weight of each trained token.
+
+Weights carry mask and global normaliser, so that a loss is one weighted sum: any split of the rows
+gives the same gradient.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+
+import numpy as np
+
+from rlagents.types import Batch, FloatArray, IntArray, Segment
+
+
+def token_mean_weights(segments: Sequence[Segment]) -> list[FloatArray]:
+    """[T] a segment: 1 / (trained tokens of all segments) on each trained token.
+
+    The loss is then the mean over all trained tokens, so long trajectories count more.
+    """
+    total = sum(int(segment.loss_mask.sum()) for segment in segments)
+    return [
+        segment.loss_mask.astype(np.float32) / np.float32(max(total, 1)) for segment in segments
+    ]
+
+
+def sequence_mean_weights(segments: Sequence[Segment]) -> list[FloatArray]:
+    """[T] a segment: 1 / (labels * trained tokens of its label) on each trained token.
+
+    The loss is then the mean of the trajectories' own means, over trajectories with trained tokens.
+    """
+    trained: Counter[int] = Counter()
+    for segment in segments:
+        trained[segment.label] += int(segment.loss_mask.sum())
+    labels = sum(count > 0 for count in trained.values())
+    return [
+        segment.loss_mask.astype(np.float32)
+        / np.float32(max(labels, 1) * max(trained[segment.label], 1))
+        for segment in segments
+    ]
+
+
+def first_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Indices of the items of each bin; longest first, each into the first bin with room.
+
+    Deterministic: equal lengths keep their order. Uses at most 11/9 of the least number of bins,
+    plus one.
+
+    Raises:
+        ValueError: when an item is longer than `capacity`, or empty.
+    """
+    order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
+    bins: list[list[int]] = []
+    room = np.zeros(len(lengths), np.int64)
+    for index in order.tolist():
+        length = lengths[index]
+        if not 0 < length <= capacity:
+            raise ValueError(f"a segment of {length} tokens doesn't fit into rows of {capacity}")
+        fitting = room[: len(bins)] >= length
+        chosen = int(fitting.argmax()) if fitting.any() else len(bins)
+        if chosen == len(bins):
+            bins.append([])
+            room[chosen] = capacity
+        bins[chosen].append(index)
+        room[chosen] -= length
+    return bins
+
+
+def pack(
+    segments: Sequence[Segment],
+    *,
+    row_tokens: int,
+    pad_id: int,
+    weights: Sequence[FloatArray] | None = None,
+) -> Batch:
+    """Pack segments into rows, the fullest rows first.
+
+    Args:
+        segments: at least one.
+        row_tokens: most tokens of a row; rows are as long as the fullest of them.
+        pad_id: token id of padding.
+        weights: [T] a segment, zero where `loss_mask` is false; default `token_mean_weights`.
+
+    Raises:
+        ValueError: when a segment is longer than a row, a weight is on a masked token, or
+            there is nothing to pack.
+    """
+    if not segments:
+        raise ValueError("no segments to pack")
+    weights = token_mean_weights(segments) if weights is None else weights
+    for segment, weight in zip(segments, weights, strict=True):
+        if weight.shape != segment.loss_mask.shape or np.any(weight[~segment.loss_mask]):
+            raise ValueError(f"weights of {segment.source} must be [T], zero on masked tokens")
+    lengths = [len(segment) for segment in segments]
+    rows = first_fit_decreasing(lengths, row_tokens)
+    rows.sort(key=lambda row: -sum(lengths[index] for index in row))
+    shape = (len(rows), sum(lengths[index] for index in rows[0]))
+    arrays = {
+        "token_ids": np.full(shape, pad_id, np.int32),
+        "positions": np.zeros(shape, np.int32),
+        "segment_ids": np.full(shape, -1, np.int32),
+        "sequence_labels": np.full(shape, -1, np.int32),
+        "temperatures": np.ones(shape, np.float32),
+        "behaviour_logprobs": np.zeros(shape, np.float32),
+        "advantages": np.zeros(shape, np.float32),
+        "loss_weights": np.zeros(shape, np.float32),
+    }
+    for b, row in enumerate(rows):
+        start = 0
+        for number, index in enumerate(row):
+            segment, stop = segments[index], start + lengths[index]
+            values = {
+                "token_ids": segment.token_ids,
+                "positions": np.arange(len(segment), dtype=np.int32),
+                "segment_ids": number,
+                "sequence_labels": segment.label,
+                "temperatures": segment.temperatures,
+                "behaviour_logprobs": segment.behaviour_logprobs,
+                "advantages": segment.advantages,
+                "loss_weights": weights[index],
+            }
+            for name, value in values.items():
+                arrays[name][b, start:stop] = value
+            start = stop
+    return Batch(**arrays)
+
+
+def segment_spans(batch: Batch) -> Iterator[tuple[int, int, int]]:
+    """(row, start, stop) of each segment, row by row, in order."""
+    for b, ids in enumerate(batch.segment_ids):
+        starts = np.flatnonzero((np.diff(ids, prepend=-1) != 0) & (ids >= 0)).tolist()
+        stops = [*starts[1:], int((ids >= 0).sum())]
+        for start, stop in zip(starts, stops, strict=True):
+            yield b, start, stop
+
+
+def segment_lengths(batch: Batch) -> IntArray:
+    """[S] length of each segment, row by row, in order."""
+    return np.array([stop - start for _, start, stop in segment_spans(batch)], np.int32)
+
+
+def split_rows(batch: Batch, rows: int) -> list[Batch]:
+    """Slices of at most `rows` consecutive rows, each cut to its own longest row.
+
+    The slices together hold every token of the batch once; weights are unchanged, so the sum of
+    their losses is the loss of the batch.
+    """
+    if rows < 1:
+        raise ValueError(f"rows must be 1 or more, got {rows}")
+    filled = (batch.segment_ids >= 0).sum(axis=1)
+    slices = []
+    for first in range(0, len(filled), rows):
+        part = slice(first, first + rows), slice(0, int(filled[first : first + rows].max()))
+        arrays = {
+            field.name: getattr(batch, field.name)[part]
+            for field in fields(batch)
+            if field.name != "columns"
+        }
+        columns = {name: values[part] for name, values in batch.columns.items()}
+        slices.append(Batch(**arrays, columns=columns))
+    return slices

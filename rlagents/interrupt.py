@@ -1,0 +1,49 @@
+"""Ctrl-C that leaves a run resumable: noted at once, obeyed at the next safe point."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Self
+
+from rlagents.errors import RlagentsError
+
+
+class Interrupted(RlagentsError, KeyboardInterrupt):
+    """The user pressed Ctrl-C, or the process got SIGTERM."""
+
+    boundary = "user"
+
+
+class Interrupt:
+    """A context that turns the first SIGINT or SIGTERM into a flag. A second one is immediate."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._previous: dict[int, object] = {}
+
+    def check(self) -> None:
+        """Raise where it is safe to stop.
+
+        Raises:
+            Interrupted: once a signal has come.
+        """
+        if self._asked:
+            raise Interrupted("interrupted")
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True

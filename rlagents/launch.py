@@ -1,0 +1,272 @@
+"""What the commands do: open a run's parts, use them, close them in order."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from rich.console import RenderableType
+
+from rlagents import build, checkpoint, runs
+from rlagents.algos.registry import make as make_algorithm
+from rlagents.config import RunConfig
+from rlagents.data.tasks import TaskSource
+from rlagents.errors import CheckpointError
+from rlagents.interrupt import Interrupt, Interrupted
+from rlagents.journal import Journal
+from rlagents.learner.group import LearnerGroup
+from rlagents.load import from_yaml_text, resolved_yaml
+from rlagents.policy import models
+from rlagents.policy.chat import Chat
+from rlagents.rollout.ledger import Ledger
+from rlagents.rollout.stream import RolloutStream, Watch
+from rlagents.runs import RunFolder
+from rlagents.scoring.scorer import ReturnScorer
+from rlagents.telemetry.progress import Display, results_table
+from rlagents.telemetry.sinks import JsonLines, JsonlSink, MultiSink, Sink, TensorBoardSink
+from rlagents.telemetry.spans import Spans
+from rlagents.train import Parts, RunState, train, write_summary
+from rlagents.types import EpisodeKey
+from rlagents.warm_start import demonstrations_of, segments_of_demonstrations
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A finished run."""
+
+    folder: RunFolder
+    state: RunState
+    table: RenderableType
+
+
+def start(config: RunConfig) -> RunResult:
+    """Run the whole experiment in a new folder."""
+    folder = runs.create(config.run, resolved_yaml(config))
+    return _run(config, folder, None)
+
+
+def resume(run_dir: str) -> RunResult:
+    """Go on from the newest whole checkpoint of a run; from the start where there is none."""
+    folder = runs.find(run_dir)
+    config = from_yaml_text(folder.config.read_text(encoding="utf-8"), str(folder.config))
+    saved = None
+    if checkpoint.checkpoints(folder.checkpoints):
+        saved = checkpoint.load(folder.checkpoints, config_hash=_hash(config))
+    return _run(config, folder, saved)
+
+
+def _run(config: RunConfig, folder: RunFolder, saved: checkpoint.Checkpoint | None) -> RunResult:
+    with Interrupt() as interrupt, Display() as display:
+        display.print(f"run folder: {folder.path}")
+        with opened(config, folder, saved, display, interrupt) as (parts, state):
+            try:
+                train(parts, state)
+            except Interrupted:
+                # What is in flight is played again under the same keys when the run is resumed.
+                if state.warm:
+                    parts.save(parts, state)
+                write_summary(parts, state, running=parts.ledger.in_flight)
+                raise
+        table = results_table(state.evals)
+        display.print(table)
+        display.print(f"run folder:  {folder.path}")
+        display.print(f"curves:      tensorboard --logdir {folder.path}")
+    return RunResult(folder, state, table)
+
+
+@contextmanager
+def opened(
+    config: RunConfig,
+    folder: RunFolder,
+    saved: checkpoint.Checkpoint | None,
+    display: Display,
+    interrupt: Interrupt,
+) -> Iterator[tuple[Parts, RunState]]:
+    """All parts of a training run, in the state of a checkpoint; closed again at the end."""
+    torch.set_num_threads(config.learner.threads)
+    with ExitStack() as stack:
+        device = models.resolve_device(config.learner.device)
+        model, tokenizer = models.load(
+            config.policy,
+            seed=config.run.seed,
+            window=config.context.window,
+            device=device,
+            dtype=config.learner.dtype,
+        )
+        learner = LearnerGroup(model, config.learner)
+        stack.callback(learner.close)
+        state = RunState()
+        ledger = Ledger()
+        if saved is not None:
+            state, ledger = _restore(saved, learner, display)
+        journal = stack.enter_context(Journal(folder.journal))
+        kept = _kept(state)
+        journal.rollback(kept)
+        resume_step = learner.steps + 1 if saved is not None else 0
+        sink = stack.enter_context(_sinks(config, folder, resume_step))
+        lines = JsonLines(folder.path / "spans.jsonl")
+        stack.callback(lines.close)
+        display.print(f"starting rollouts ({config.rollout.executor})")
+        pool = build.make_pool(config, device=str(device), notify=display.print)
+        stack.callback(pool.close)
+        chat = Chat(tokenizer, system=config.policy.system, history=config.policy.history)
+        algorithm = make_algorithm(config.algo)
+        if algorithm.columns and state.warm and saved is None:
+            learner.freeze_reference()
+        tasks = TaskSource(config.env, config.run.seed)
+        watch = Watch(
+            interval_s=config.telemetry.watchdog_s, report=display.print, check=interrupt.check
+        )
+        scorer = ReturnScorer()
+        sampling = build.sampling_of(config)
+        stream = RolloutStream(
+            pool=pool,
+            tasks=tasks,
+            scorer=scorer,
+            reject=algorithm.reject,
+            groups=config.rollout.groups,
+            group_size=config.rollout.group_size,
+            max_refills=config.algo.max_refills if config.algo.filter_zero_variance else 0,
+            sampling=sampling,
+            ledger=ledger,
+            record=journal.append,
+            watch=watch,
+        )
+
+        def warm_start(parts: Parts) -> None:
+            _warm_start(parts, chat)
+
+        def save(parts: Parts, state: RunState) -> None:
+            _save(parts, state)
+            models.save(learner.model, tokenizer, folder.policy)
+
+        yield (
+            Parts(
+                config=config,
+                folder=folder,
+                learner=learner,
+                algorithm=algorithm,
+                pool=pool,
+                stream=stream,
+                tasks=tasks,
+                scorer=scorer,
+                sampling=sampling,
+                journal=journal,
+                ledger=ledger,
+                sink=sink,
+                spans=Spans(lines),
+                display=display,
+                watch=watch,
+                interrupt=interrupt,
+                pad_id=build.pad_id(tokenizer),
+                warm_start=warm_start if config.warm_start.enabled else None,
+                save=save,
+            ),
+            state,
+        )
+
+
+def _warm_start(parts: Parts, chat: Chat) -> None:
+    """Supervised training of the learner's model on demonstrations."""
+    config, display = parts.config, parts.display
+    section = config.warm_start
+    with (
+        display.phase("demonstrations", section.episodes or None) as phase,
+        parts.spans.span("demonstrate"),
+    ):
+        demonstrations = demonstrations_of(
+            config,
+            parts.folder.demonstrations,
+            parts.pool,
+            parts.tasks,
+            parts.watch,
+            lambda trajectory: phase.advance(),
+        )
+    segments = segments_of_demonstrations(
+        demonstrations, config, chat, lambda: build.make_window(config, chat)
+    )
+    with display.phase("warm start") as phase, parts.spans.span("warm_start"):
+
+        def on_step(step: int, total: int, loss: float) -> None:
+            parts.interrupt.check()
+            phase.advance(step=f"{step}/{total}", loss=loss)
+
+        report = parts.learner.sft(
+            segments,
+            config=section,
+            seed=config.run.seed,
+            folder=str(parts.folder.path / "warm_start"),
+            on_step=on_step,
+        )
+    if parts.algorithm.columns:
+        parts.learner.freeze_reference()
+    display.print(
+        f"warm start: {len(demonstrations)} demonstrations, {len(segments)} segments, "
+        f"{report.trained_tokens} tokens trained in {report.steps} steps, "
+        f"loss {report.first_loss:.3f} to {report.last_loss:.3f}, {report.seconds:.0f} s"
+    )
+
+
+def _sinks(config: RunConfig, folder: RunFolder, resume_step: int) -> MultiSink:
+    sinks: list[Sink] = [
+        JsonlSink(folder.path / "metrics.jsonl", resume_step=resume_step or None)
+    ]
+    if config.telemetry.tensorboard:
+        sinks.append(TensorBoardSink(folder.tensorboard, resume_step=resume_step or None))
+    return MultiSink(sinks)
+
+
+def _hash(config: RunConfig) -> str:
+    return hashlib.sha256(resolved_yaml(config).encode()).hexdigest()
+
+
+def _save(parts: Parts, state: RunState) -> None:
+    """Learner, progress and ledger in one checkpoint; the journal is synced before it."""
+    parts.journal.flush()
+    tensors, learner = checkpoint.pack_state(parts.learner.state())
+    checkpoint.save(
+        parts.folder.checkpoints,
+        parts.learner.steps,
+        {"learner": tensors},
+        {
+            "learner": learner,
+            "run": dataclasses.asdict(state),
+            "ledger": parts.ledger.as_dict(),
+        },
+        keep=parts.config.checkpoint.keep,
+        config_hash=_hash(parts.config),
+    )
+
+
+def _restore(
+    saved: checkpoint.Checkpoint, learner: LearnerGroup, display: Display
+) -> tuple[RunState, Ledger]:
+    try:
+        learner.load_state(
+            checkpoint.unpack_state(saved.tensors["learner"], saved.state["learner"])
+        )
+        state = RunState(**saved.state["run"])
+        ledger = Ledger(saved.state["ledger"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{saved.path}: not a checkpoint of this run: {error}") from error
+    for warning in saved.warnings:
+        display.print(f"warning: {warning}")
+    display.print(f"resuming after iteration {state.iteration} (step {saved.step})")
+    return state, ledger
+
+
+def _kept(state: RunState) -> Callable[[EpisodeKey], bool]:
+    """Which journal records a run in this state still owns; the rest is played again."""
+    finished = {(f"eval/{e['stage']}/{e['mode']}", int(e["step"])) for e in state.evals}
+
+    def keep(key: EpisodeKey) -> bool:
+        if key.stream == "train":
+            return key.iteration < state.iteration
+        return (key.stream, key.iteration) in finished
+
+    return keep
+

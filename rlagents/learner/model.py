@@ -1,0 +1,230 @@
+"""Log-probabilities of packed tokens under a policy, with bounded memory for logits.
+
+Padding is dropped before the model runs: the rows of a (micro-)batch become one flat row of N
+tokens with positions and a layout. The language-model head runs only at trained positions, a
+chunk at a time under checkpointing, so that no [N, V] array exists. Logits are in fp32 whatever
+the model's compute type, and divided by the temperature the token was sampled at.
+
+Shapes: N tokens of a flat row, n trained positions of it, V vocabulary, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from rlagents.data.packing import segment_lengths
+from rlagents.errors import ConfigError
+from rlagents.learner.attention import PACKED, Layout, layout_of, register
+from rlagents.types import Batch, BoolArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FlatRow:
+    """The tokens of a batch without padding, and those whose log-probability is wanted."""
+
+    token_ids: Tensor
+    """[1, N]"""
+    positions: Tensor
+    """[1, N]"""
+    layout: Layout
+    wanted: Tensor
+    """[n] flat indices, ascending, never of a segment's first token."""
+    temperatures: Tensor
+    """[n]"""
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    """[n] values of the batch at the wanted positions, by field or column name."""
+    places: tuple[NDArray[np.intp], ...] = ()
+    """Where the wanted positions are in the batch: rows and columns, each [n]."""
+
+    @property
+    def targets(self) -> Tensor:
+        """[n] the tokens whose log-probability is wanted."""
+        return self.token_ids[0, self.wanted]
+
+
+def flat_row(
+    batch: Batch, device: torch.device | str = "cpu", *, wanted: BoolArray | None = None
+) -> FlatRow:
+    """Drop the padding of a batch and choose where the head runs.
+
+    Args:
+        batch: packed rows.
+        device: of the result.
+        wanted: [B, T]; default: tokens with a loss weight. First tokens of segments and padding
+            have no log-probability and are left out.
+    """
+    real = batch.segment_ids >= 0
+    chosen = (batch.loss_weights != 0) if wanted is None else wanted
+    chosen = chosen & real & (batch.positions > 0)
+    columns = {
+        "behaviour_logprobs": batch.behaviour_logprobs,
+        "advantages": batch.advantages,
+        "loss_weights": batch.loss_weights,
+        "sequence_labels": batch.sequence_labels,
+        **batch.columns,
+    }
+
+    def tensor(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+    return FlatRow(
+        token_ids=tensor(batch.token_ids[real].astype(np.int64))[None],
+        positions=tensor(batch.positions[real].astype(np.int64))[None],
+        layout=layout_of(segment_lengths(batch).tolist()).to(device),
+        wanted=tensor(np.flatnonzero(chosen[real])),
+        temperatures=tensor(batch.temperatures[chosen]),
+        columns={name: tensor(values[chosen]) for name, values in columns.items()},
+        places=np.nonzero(chosen),
+    )
+
+
+def row_logprobs(
+    model: PreTrainedModel, row: FlatRow, *, chunk: int, entropy: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy at the wanted positions.
+
+    Args:
+        model: prepared by `prepare`.
+        row: at least one wanted position.
+        chunk: positions whose logits exist at once.
+        entropy: false returns zeros in its place.
+
+    Returns:
+        [n] fp32 natural-log probabilities, differentiable, and [n] fp32 entropies in nats of the
+        tempered distribution, without gradient.
+    """
+    hidden = model.base_model(
+        input_ids=row.token_ids, position_ids=row.positions, use_cache=False, layout=row.layout
+    ).last_hidden_state[0]
+    # A token is predicted from the one before it, which lies in the same segment.
+    hidden = hidden.index_select(0, row.wanted - 1)
+    head, targets = _head(model), row.targets
+    parts = []
+    for start in range(0, len(row.wanted), chunk):
+        part = slice(start, start + chunk)
+        arguments = (head, hidden[part], targets[part], row.temperatures[part], entropy)
+        if torch.is_grad_enabled() and len(row.wanted) > chunk:
+            parts.append(
+                checkpoint(
+                    _chunk_logprobs, *arguments, use_reentrant=False, preserve_rng_state=False
+                )
+            )
+        else:
+            parts.append(_chunk_logprobs(*arguments))
+    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+def _head(model: PreTrainedModel) -> nn.Linear:
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ConfigError(f"policy.model: {type(model).__name__} has no language-model head")
+    return head
+
+
+def _chunk_logprobs(
+    head: nn.Module, hidden: Tensor, targets: Tensor, temperatures: Tensor, entropy: bool
+) -> tuple[Tensor, Tensor]:
+    """[n] log-probabilities of targets [n] and entropies, from hidden [n, W]."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits = head(hidden.float()).float() / temperatures[:, None]
+        normaliser = logits.logsumexp(-1)
+        logprobs = logits.gather(-1, targets[:, None])[:, 0] - normaliser
+        with torch.no_grad():
+            if not entropy:
+                return logprobs, torch.zeros_like(logprobs)
+            shifted = logits.detach() - normaliser.detach()[:, None]
+            return logprobs, -(shifted.exp() * shifted).sum(-1)
+
+
+def policy_logprobs(
+    model: PreTrainedModel,
+    batch: Batch,
+    *,
+    chunk: int,
+    device: torch.device | str = "cpu",
+    wanted: BoolArray | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each wanted token given those before it in its segment, and entropy.
+
+    Both [B, T], zero elsewhere. `wanted` [B, T] defaults to the tokens with a loss weight.
+    """
+    row = flat_row(batch, device, wanted=wanted)
+    logprobs = torch.zeros(batch.token_ids.shape, device=device)
+    entropies = torch.zeros(batch.token_ids.shape, device=device)
+    if len(row.wanted) == 0:
+        return logprobs, entropies
+    places = tuple(torch.from_numpy(index).to(device) for index in row.places)
+    values, spread = row_logprobs(model, row, chunk=chunk)
+    return logprobs.index_put(places, values), entropies.index_put(places, spread)
+
+
+def prepare(model: PreTrainedModel, *, activation_checkpointing: bool = False) -> None:
+    """Set a causal language model up for packed rows, and check that it is one we compute right.
+
+    Dropout is switched off: a ratio compares the distribution that was sampled.
+
+    Raises:
+        ConfigError: when the packed log-probabilities differ from the model's own (linear
+            attention, scaled or capped logits, absolute position tables, ...).
+    """
+    register()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    if activation_checkpointing:
+        # `use_reentrant=False` composes with the head's own checkpoints.
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    segments = _probe(model)
+    expected = _own_logprobs(model.eval(), segments)
+    model.set_attn_implementation(PACKED)
+    # transformers checkpoints activations only in train mode; otherwise eval is the safe one.
+    packed = _packed_logprobs(model.train(activation_checkpointing), segments)
+    error = float((packed - expected).abs().max())
+    if not error <= 1e-3 * max(1.0, float(expected.abs().max())):
+        raise ConfigError(
+            f"policy.model: {type(model).__name__} can't be trained in packed rows: its "
+            f"log-probabilities move by {error:.2g} nats"
+        )
+
+
+def _probe(model: PreTrainedModel) -> list[Tensor]:
+    """Two short segments of random tokens."""
+    head = _head(model).weight
+    draw = torch.Generator().manual_seed(0)
+    return [
+        torch.randint(head.shape[0], (size,), generator=draw).to(head.device) for size in (7, 5)
+    ]
+
+
+@torch.no_grad()
+def _own_logprobs(model: PreTrainedModel, segments: list[Tensor]) -> Tensor:
+    """What the model's own forward pass says of each segment alone."""
+    parts = []
+    for ids in segments:
+        logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
+        parts.append(logits.log_softmax(-1).gather(-1, ids[1:, None])[:, 0])
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def _packed_logprobs(model: PreTrainedModel, segments: list[Tensor]) -> Tensor:
+    """The same numbers from one flat row."""
+    lengths = [len(ids) for ids in segments]
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    device = segments[0].device
+    row = FlatRow(
+        token_ids=torch.cat(segments)[None],
+        positions=positions[None].to(device),
+        layout=layout_of(lengths).to(device),
+        wanted=positions.nonzero()[:, 0].to(device),
+        temperatures=torch.ones(sum(lengths) - len(lengths), device=device),
+    )
+    return row_logprobs(model, row, chunk=sum(lengths), entropy=False)[0]

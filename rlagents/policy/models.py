@@ -1,0 +1,131 @@
+"""Where a policy's weights and tokenizer come from, and where they go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlagents.config import PolicySection
+from rlagents.errors import ConfigError, nearest
+from rlagents.policy.tiny import byte_tokenizer, tiny_model
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def load(
+    section: PolicySection,
+    *,
+    seed: int,
+    window: int,
+    device: str | torch.device = "cpu",
+    dtype: str = "float32",
+) -> tuple[Any, Any]:
+    """The policy's model, in eval mode on `device`, and its tokenizer.
+
+    `tiny` is made from `seed`; anything else is a Hugging Face folder or name, read from
+    safetensors and without running code that comes with it.
+
+    Raises:
+        ConfigError: with the key `policy.model`, when it is missing or can't be used.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"learner.dtype: unknown dtype {dtype!r}{nearest(dtype, DTYPES)}")
+    target = resolve_device(device) if isinstance(device, str) else device
+    if section.model == "tiny":
+        model: Any = tiny_model(section.tiny, seed=seed, window=window)
+        tokenizer: Any = byte_tokenizer()
+    else:
+        model, tokenizer = _pretrained(section.model)
+        _check(section.model, model, tokenizer, window)
+    return model.to(device=target, dtype=DTYPES[dtype]).eval(), tokenizer
+
+
+def save(model: Any, tokenizer: Any, folder: str | Path) -> None:
+    """Write a folder in Hugging Face format (safetensors, tokenizer, chat template)."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def copy_weights(model: Any, weights: Mapping[str, Any]) -> None:
+    """Copy tensors or arrays into a model in place; tied weights need one of their names.
+
+    Raises:
+        ValueError: when names or shapes do not match; nothing is copied then.
+    """
+    own = model.state_dict()
+    given = {name: torch.as_tensor(value) for name, value in weights.items()}
+    unknown = sorted(set(given) - set(own))
+    covered = {own[name].data_ptr() for name in given if name in own}
+    missing = sorted(n for n, t in own.items() if n not in given and t.data_ptr() not in covered)
+    if unknown or missing:
+        raise ValueError(f"unknown names {unknown[:3]}, missing names {missing[:3]}")
+    for name, tensor in given.items():
+        if tensor.shape != own[name].shape:
+            raise ValueError(f"{name} has {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
+    for name, tensor in given.items():
+        own[name].copy_(tensor)
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` takes cuda, then mps, then cpu.
+
+    Raises:
+        ConfigError: for an unknown name, and for a device that this machine does not have.
+    """
+    present = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if name not in DEVICES:
+        raise ConfigError(f"learner.device: unknown device {name!r}{nearest(name, DEVICES)}")
+    if name == "auto":
+        name = next(d for d in ("cuda", "mps", "cpu") if present[d])
+    if not present[name]:
+        have = ", ".join(d for d in present if present[d])
+        raise ConfigError(f"learner.device: this machine has no {name} (it has: {have})")
+    return torch.device(name)
+
+
+def _pretrained(name: str) -> tuple[Any, Any]:
+    folder = Path(name).expanduser()
+    local = folder.is_dir()
+    if local and not list(folder.glob("*.safetensors")):
+        raise ConfigError(
+            f"policy.model: {name!r} holds no *.safetensors (other weight formats are not read)"
+        )
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if folder.is_file() or (is_path and not local):
+        raise ConfigError(f"policy.model: no folder at {name!r}")
+    source = str(folder) if local else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False, local_files_only=local
+        )
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=local,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"policy.model: can't load {name!r}: {reason[:300]}") from error
+    return model, tokenizer
+
+
+def _check(name: str, model: Any, tokenizer: Any, window: int) -> None:
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError(f"policy.model: the tokenizer of {name!r} has no chat template")
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and window > limit:
+        raise ConfigError(
+            f"policy.model: {name!r} reads at most {limit} tokens, context.window is {window}"
+        )

@@ -1,0 +1,72 @@
+"""Checks of a configuration that need the environment itself. Torch-free, so they come first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+from gymnasium import spaces
+
+from rlagents.config import RunConfig
+from rlagents.envs import find_spec, unknown_kwargs
+from rlagents.errors import ConfigError, EnvironmentFailure, boundary, nearest
+
+_NOT_TEXT = (
+    spaces.Box,
+    spaces.Discrete,
+    spaces.MultiBinary,
+    spaces.MultiDiscrete,
+    spaces.Dict,
+    spaces.Tuple,
+    spaces.Sequence,
+    spaces.Graph,
+)
+
+
+def check_env(config: RunConfig) -> None:
+    """Make the environment once, for evaluation and for demonstrations, and close it again.
+
+    Raises:
+        ConfigError: the id is unknown, an argument is unknown or refused, the environment speaks
+            something else than text, or `warm_start.expert` is not a scripted policy of it.
+        EnvironmentFailure: making it fails for another reason.
+    """
+    find_spec(config.env.id)
+    warm = config.warm_start
+    arguments = [("env.kwargs", config.env.kwargs)]
+    if warm.episodes:
+        arguments.append(("warm_start.env_kwargs", warm.env_kwargs))
+    for section, kwargs in arguments:
+        for name, known in unknown_kwargs(config.env.id, kwargs):
+            close = nearest(f"{section}.{name}", [f"{section}.{k}" for k in known])
+            raise ConfigError(
+                f"{section}.{name}: expected an argument of {config.env.id} "
+                f"({', '.join(known) or 'it takes none'}){close}"
+            )
+        scripted = _make(config.env.id, section, {**config.env.kwargs, **kwargs})
+    if warm.episodes and warm.expert not in scripted:
+        names = ", ".join(scripted) or "it has none"
+        raise ConfigError(
+            f"warm_start.expert: expected a scripted policy of {config.env.id} ({names}), "
+            f"got {warm.expert!r}{nearest(warm.expert, scripted)}"
+        )
+
+
+def _make(env_id: str, section: str, kwargs: dict[str, Any]) -> tuple[str, ...]:
+    """The names of the environment's scripted policies, by making it and closing it."""
+    with boundary(EnvironmentFailure, f"making {env_id!r}"):
+        try:
+            env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{section}: {env_id} refuses its arguments: {error}") from error
+        try:
+            for name in ("observation_space", "action_space"):
+                space = getattr(env.unwrapped, name, None)
+                if isinstance(space, _NOT_TEXT):
+                    raise ConfigError(
+                        f"env.id: expected an environment of text, got {env_id!r} "
+                        f"with {name} {type(space).__name__}"
+                    )
+            return tuple(getattr(env.unwrapped, "scripted", {}))
+        finally:
+            env.close()

@@ -1,0 +1,226 @@
+"""What a whole configuration must satisfy, beyond what each section checks by itself.
+
+A setting that the chosen engine, algorithm or learner would ignore is an error. The one exception:
+an override that switches something off makes the file's settings for it moot, silently, because
+the same file must run with `rollout.executor=local`. Moot settings go back to their defaults and
+are left out of the resolved configuration, so that it says what applies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rlagents.algos.configs import require
+from rlagents.config import RunConfig
+from rlagents.errors import ConfigError
+
+FILE, OVERRIDE = 1, 2
+"""Where a setting was given. A default is 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Only:
+    """Settings that count only while something else is so."""
+
+    keys: tuple[str, ...]
+    """Full keys of settings or of whole sections."""
+    active: Callable[[RunConfig], bool]
+    selectors: tuple[str, ...]
+    """The keys that `active` reads."""
+    need: str
+    """What would make them count."""
+
+
+_RULES = (
+    _Only(
+        ("policy.tiny",),
+        lambda c: c.policy.model == "tiny",
+        ("policy.model",),
+        "policy.model: tiny",
+    ),
+    _Only(
+        ("context.pinned_turns", "context.overlap"),
+        lambda c: c.context.strategy == "pinned_window",
+        ("context.strategy",),
+        "context.strategy: pinned_window",
+    ),
+    _Only(
+        ("rollout.workers",),
+        lambda c: c.rollout.executor == "ray" or c.rollout.workers == 1,
+        ("rollout.executor",),
+        "rollout.executor: ray",
+    ),
+    _Only(
+        ("rollout.ray_address", "rollout.gpus_per_worker"),
+        lambda c: c.rollout.executor == "ray",
+        ("rollout.executor",),
+        "rollout.executor: ray",
+    ),
+    _Only(
+        ("warm_start.expert", "warm_start.env_kwargs"),
+        lambda c: c.warm_start.episodes > 0,
+        ("warm_start.episodes", "warm_start.path"),
+        "warm_start.episodes above 0",
+    ),
+    _Only(
+        ("warm_start.epochs", "warm_start.lr", "warm_start.batch_segments"),
+        lambda c: c.warm_start.enabled,
+        ("warm_start.episodes", "warm_start.path"),
+        "warm_start.episodes above 0 or warm_start.path",
+    ),
+    _Only(
+        ("algo.max_refills",),
+        lambda c: c.algo.filter_zero_variance,
+        ("algo.filter_zero_variance", "algo.name"),
+        "algo.filter_zero_variance: true",
+    ),
+    _Only(
+        ("algo.overlong.factor",),
+        lambda c: c.algo.overlong.limit > 0,
+        ("algo.overlong.limit",),
+        "algo.overlong.limit above 0",
+    ),
+    _Only(
+        ("eval.every", "eval.greedy", "eval.temperature"),
+        lambda c: c.eval.episodes > 0,
+        ("eval.episodes",),
+        "eval.episodes above 0",
+    ),
+    _Only(
+        ("telemetry.trajectories",),
+        lambda c: c.telemetry.tensorboard,
+        ("telemetry.tensorboard",),
+        "telemetry.tensorboard: true",
+    ),
+)
+
+
+def check(
+    config: RunConfig, given: Mapping[str, int] | None = None, *, training: bool = True
+) -> RunConfig:
+    """The same configuration with moot settings reset, or the first contradiction in it.
+
+    Args:
+        config: as built from its sections.
+        given: full key -> `FILE` or `OVERRIDE` for each setting that somebody wrote. Without it,
+            what differs from the defaults counts as written in the file.
+        training: also check what only training needs.
+
+    Raises:
+        ConfigError: one line with the full key.
+    """
+    given = dict.fromkeys(differing(config), FILE) if given is None else given
+    for rule in _RULES:
+        if not rule.active(config):
+            _refuse_ignored(config, rule, given)
+            for key in rule.keys:
+                config = _reset(config, key)
+    _check_sizes(config)
+    if training:
+        _check_training(config)
+    return config
+
+
+def moot(config: RunConfig) -> frozenset[str]:
+    """Full keys of the settings and sections that have no effect in this configuration."""
+    return frozenset(key for rule in _RULES if not rule.active(config) for key in rule.keys)
+
+
+def differing(config: RunConfig) -> list[str]:
+    """Full keys of the settings that are not at their defaults."""
+    return [key for key, value, default in _settings(config, "") if value != default]
+
+
+def _refuse_ignored(config: RunConfig, rule: _Only, given: Mapping[str, int]) -> None:
+    switched_at = max(given.get(key, 0) for key in rule.selectors)
+    for key, level in given.items():
+        if level >= switched_at and any(key == k or key.startswith(k + ".") for k in rule.keys):
+            raise ConfigError(
+                f"{key}: got {_get(config, key)!r}, which would be ignored; it needs {rule.need}"
+            )
+
+
+def _check_sizes(config: RunConfig) -> None:
+    window, rollout, algo = config.context.window, config.rollout, config.algo
+    require(
+        config.policy.max_tokens < window,
+        "policy.max_tokens",
+        config.policy.max_tokens,
+        f"less than context.window ({window})",
+    )
+    room = window - config.policy.max_tokens
+    require(
+        config.context.overlap < room,
+        "context.overlap",
+        config.context.overlap,
+        f"less than context.window - policy.max_tokens ({room})",
+    )
+    require(
+        config.learner.row_tokens == 0 or config.learner.row_tokens >= window,
+        "learner.row_tokens",
+        config.learner.row_tokens,
+        f"0, or context.window ({window}) or more",
+    )
+    cache = rollout.cache_tokens
+    full = rollout.concurrency * window
+    require(
+        cache == 0 or cache >= window,
+        "rollout.cache_tokens",
+        cache,
+        f"0, or context.window ({window}) or more",
+    )
+    require(
+        not rollout.deterministic or cache == 0 or cache >= full,
+        "rollout.cache_tokens",
+        cache,
+        f"0, or rollout.concurrency x context.window ({full}) or more with rollout.deterministic: "
+        "a cache that overflows rebuilds conversations at moments that timing decides",
+    )
+    require(
+        algo.updates <= rollout.groups,
+        "algo.updates",
+        algo.updates,
+        f"at most rollout.groups ({rollout.groups}): an update needs a group",
+    )
+    ramp = algo.overlong.limit - algo.overlong.cache
+    require(
+        algo.overlong.limit == 0 or ramp < rollout.max_tokens,
+        "algo.overlong.limit",
+        algo.overlong.limit,
+        f"a ramp (limit - cache = {ramp}) that begins below rollout.max_tokens "
+        f"({rollout.max_tokens}), or it would be ignored",
+    )
+
+
+def _check_training(config: RunConfig) -> None:
+    require(
+        config.policy.top_p == 1 or config.train.iterations == 0,
+        "policy.top_p",
+        config.policy.top_p,
+        "1 for training: trained rollouts need the full distribution",
+    )
+
+
+def _settings(section: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
+    default = type(section)()
+    for field in dataclasses.fields(section):
+        value, key = getattr(section, field.name), prefix + field.name
+        if dataclasses.is_dataclass(value):
+            yield from _settings(value, key + ".")
+        else:
+            yield key, value, getattr(default, field.name)
+
+
+def _get(config: Any, key: str) -> Any:
+    for name in key.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def _reset(section: Any, key: str) -> Any:
+    name, _, rest = key.partition(".")
+    value = _reset(getattr(section, name), rest) if rest else getattr(type(section)(), name)
+    return dataclasses.replace(section, **{name: value})

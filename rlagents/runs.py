@@ -1,0 +1,100 @@
+"""A run is a folder. This module makes it, finds it, and writes its small files."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlagents.config import RunSection
+from rlagents.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths inside a run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def policy(self) -> Path:
+        return self.path / "policy"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def demonstrations(self) -> Path:
+        return self.path / "demonstrations.jsonl"
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Replace `summary.json` in one move, so that a reader never sees half of it."""
+        draft = self.summary.with_suffix(".tmp")
+        draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        os.replace(draft, self.summary)
+
+
+def create(section: RunSection, resolved: str) -> RunFolder:
+    """Make the folder of a new run and write its resolved config.
+
+    Raises:
+        ConfigError: naming `run.dir`, when it can't be made or holds a run already.
+    """
+    path = Path(section.dir) if section.dir else _new_folder(Path("runs") / section.name)
+    folder = RunFolder(path)
+    if folder.config.exists():
+        raise ConfigError(
+            f"run.dir: {str(path)!r} holds a run already; continue it with "
+            f"`rlagents train --resume {path}` or choose another folder"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        folder.config.write_text(resolved, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"run.dir: can't make the run folder {str(path)!r}: {error.strerror or error}"
+        ) from error
+    return folder
+
+
+def find(path: str | Path) -> RunFolder:
+    """The folder of an existing run.
+
+    Raises:
+        ConfigError: when there is none.
+    """
+    folder = RunFolder(Path(path))
+    if not folder.config.is_file():
+        raise ConfigError(f"{str(path)!r} is not a run folder: it has no config.yaml")
+    return folder
+
+
+def _new_folder(parent: Path) -> Path:
+    """`parent/DATE-TIME`, with a number where two runs begin in the same second."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    path, number = parent / stamp, 1
+    while path.exists():
+        number += 1
+        path = parent / f"{stamp}-{number}"
+    return path

@@ -1,0 +1,1 @@
+"""What people see: metrics, spans, progress, TensorBoard, trajectories to read."""

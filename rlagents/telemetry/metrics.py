@@ -1,0 +1,149 @@
+"""Numbers that combine correctly: a mean travels as sum and count, never as a mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, Self, TypeVar
+
+TAGS: Mapping[str, str] = {
+    "train/score_mean": "mean score of the trajectories that were rolled out",
+    "train/return_mean": "mean sum of the environment's rewards",
+    "train/loss": "objective of the step",
+    "eval/score_mean": "mean score on held-out tasks",
+    "policy/entropy": "mean entropy of the next-token distribution, nats",
+    "policy/grad_norm": "global gradient norm before clipping",
+    "policy/clip_frac_low": "trained tokens clipped from below",
+    "policy/clip_frac_high": "trained tokens clipped from above",
+    "policy/kl_behaviour": "divergence from the policy that sampled, nats a token",
+    "policy/ratio_mean": "mean importance ratio",
+    "sampling/zero_variance_frac": "groups whose scores are all equal",
+    "sampling/groups_dropped": "groups without any gradient",
+    "rollout/turns_per_trajectory": "mean number of turns",
+    "rollout/tokens_per_s": "sampled tokens a second of the rollout phase",
+    "rollout/truncated_frac": "trajectories that a limit cut",
+    "rollout/failed_frac": "trajectories that infrastructure or the environment broke",
+    "context/segments_per_trajectory": "mean number of contexts",
+    "staleness/mean": "mean age of a trained token in weight versions",
+    "staleness/max": "greatest age of a trained token in weight versions",
+    "learner/tokens_per_s": "trained tokens a second of the learn phase",
+    "time/rollout_s": "seconds of rollouts",
+    "time/score_s": "seconds of scoring",
+    "time/learn_s": "seconds of optimizer steps",
+    "time/sync_s": "seconds of handing weights to the samplers",
+}
+"""The stable metric tags, the same in `metrics.jsonl` and TensorBoard, and what they mean."""
+
+
+class Metric(Protocol):
+    """A figure that knows how it adds up with another of its kind."""
+
+    @property
+    def value(self) -> float:
+        """The number to log."""
+        ...
+
+    def __add__(self, other: Self, /) -> Self: ...
+
+
+M = TypeVar("M", bound=Metric)
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A weighted mean, kept as sum and count. NaN while nothing was counted."""
+
+    total: float
+    count: float = 1.0
+
+    @property
+    def value(self) -> float:
+        """Sum over count."""
+        return self.total / self.count if self.count else math.nan
+
+    def __add__(self, other: Mean, /) -> Mean:
+        return Mean(self.total + other.total, self.count + other.count)
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """A sum: tokens, seconds, dropped groups."""
+
+    value: float
+
+    def __add__(self, other: Total, /) -> Total:
+        return Total(self.value + other.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Maximum:
+    """The greatest of what was seen; NaN loses against any number."""
+
+    value: float
+
+    def __add__(self, other: Maximum, /) -> Maximum:
+        if math.isnan(self.value) or other.value > self.value:
+            return other
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """The newest value: learning rate, weights version."""
+
+    value: float
+
+    def __add__(self, other: Last, /) -> Last:
+        return other
+
+
+class Metrics:
+    """Collects metrics by name; what is added under one name combines."""
+
+    def __init__(self, initial: Mapping[str, Metric] | None = None) -> None:
+        self._metrics: dict[str, Metric] = dict(initial or {})
+
+    def add(self, name: str, metric: Metric) -> None:
+        """Combine `metric` with what the name holds.
+
+        Raises:
+            ValueError: when the name holds a metric of another kind.
+        """
+        held = self._metrics.get(name)
+        if held is None:
+            self._metrics[name] = metric
+        elif type(held) is not type(metric):
+            raise ValueError(
+                f"{name} is a {type(held).__name__}, can't add a {type(metric).__name__}"
+            )
+        else:
+            self._metrics[name] = held + metric
+
+    def mean(self, name: str, total: float, count: float = 1.0) -> None:
+        """Add a sum over `count` things (one value, when there is no count)."""
+        self.add(name, Mean(float(total), float(count)))
+
+    def merge(self, other: Metrics | Mapping[str, Metric]) -> None:
+        """Add all metrics of another collector, such as that of another process."""
+        for name, metric in other.items():
+            self.add(name, metric)
+
+    def items(self) -> Iterator[tuple[str, Metric]]:
+        """Names and metrics, in the order they came."""
+        return iter(list(self._metrics.items()))
+
+    def __getitem__(self, name: str) -> Metric:
+        return self._metrics[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._metrics
+
+    def __len__(self) -> int:
+        return len(self._metrics)
+
+    def values(self) -> dict[str, float]:
+        """The numbers to log. A mean of nothing is left out."""
+        numbers = {name: float(metric.value) for name, metric in self._metrics.items()}
+        empty = {n for n, m in self._metrics.items() if isinstance(m, Mean) and not m.count}
+        return {name: number for name, number in numbers.items() if name not in empty}

@@ -1,0 +1,329 @@
+"""The whole experiment: warm start, reinforcement learning, evaluations. One loop, one screen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rlagents.algos.registry import Algorithm
+from rlagents.config import RunConfig
+from rlagents.data.batches import make_batches
+from rlagents.data.tasks import TaskSource
+from rlagents.evaluate import Evaluation, Mode, evaluate
+from rlagents.interrupt import Interrupt
+from rlagents.journal import Journal
+from rlagents.learner.group import LearnerGroup
+from rlagents.policy.sampler import Sampling
+from rlagents.rollout.ledger import Ledger
+from rlagents.rollout.pool import Pool
+from rlagents.rollout.stream import Collected, RolloutStream, Watch
+from rlagents.runs import RunFolder
+from rlagents.scoring.scorer import Scorer
+from rlagents.telemetry.progress import Display
+from rlagents.telemetry.sinks import Sink
+from rlagents.telemetry.show import trajectory_text
+from rlagents.telemetry.spans import Spans
+from rlagents.types import ScoredGroup
+
+
+@dataclass(slots=True, kw_only=True)
+class RunState:
+    """How far a run is: what a checkpoint holds beside the learner."""
+
+    iteration: int = 0
+    """Finished iterations of reinforcement learning."""
+    warm: bool = False
+    """The warm start is done, or there is none."""
+    evals: list[dict[str, Any]] = field(default_factory=list)
+    env_turns: int = 0
+    tokens_sampled: int = 0
+    tokens_trained: int = 0
+    wall_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a run is wired from (`rlagents.build`)."""
+
+    config: RunConfig
+    folder: RunFolder
+    learner: LearnerGroup
+    algorithm: Algorithm
+    pool: Pool
+    stream: RolloutStream
+    tasks: TaskSource
+    scorer: Scorer
+    sampling: Sampling
+    journal: Journal
+    ledger: Ledger
+    sink: Sink
+    spans: Spans
+    display: Display
+    watch: Watch
+    interrupt: Interrupt
+    pad_id: int
+    warm_start: Callable[[Parts], None] | None
+    save: Callable[[Parts, RunState], None]
+
+
+def train(parts: Parts, state: RunState) -> RunState:
+    """Run from `state` to the end; `state` is kept up to date for whoever saves it.
+
+    Raises:
+        Interrupted: at a safe point after Ctrl-C; learner and state are then consistent.
+    """
+    config = parts.config
+    clock = _Clock(state)
+    if not state.warm:
+        _start(parts, state, clock)
+    _publish(parts)
+    while state.iteration < config.train.iterations:
+        iterate(parts, state)
+        clock.stamp()
+        every = config.eval.every
+        if every and state.iteration % every == 0 and state.iteration < config.train.iterations:
+            assess(parts, state, "rl")
+        if config.checkpoint.every and state.iteration % config.checkpoint.every == 0:
+            parts.save(parts, state)
+        write_summary(parts, state)
+    if config.train.iterations:
+        assess(parts, state, "rl")
+    clock.stamp()
+    parts.save(parts, state)
+    write_summary(parts, state)
+    return state
+
+
+def iterate(parts: Parts, state: RunState) -> None:
+    """One iteration: rollouts, advantages, optimizer steps, new weights to the workers."""
+    config, spans = parts.config, parts.spans
+    total = config.rollout.groups * config.rollout.group_size
+    title = f"iteration {state.iteration + 1}/{config.train.iterations}"
+    with (
+        parts.display.phase(f"{title} rollouts", total) as phase,
+        spans.span("rollout", iteration=state.iteration),
+    ):
+        collected = parts.stream.collect(state.iteration, lambda trajectory: phase.advance())
+    with spans.span("score", iteration=state.iteration):
+        credits = parts.algorithm.advantages(collected.kept)
+    batches = make_batches(
+        collected.kept,
+        credits,
+        aggregation=parts.algorithm.aggregation,
+        updates=config.algo.updates,
+        row_tokens=config.learner.row_tokens or config.context.window,
+        pad_id=parts.pad_id,
+    )
+    parts.interrupt.check()
+    figures: list[dict[str, float]] = []
+    with spans.span("learn", iteration=state.iteration):
+        if "reference_logprobs" in parts.algorithm.columns:
+            batches = [parts.learner.columns(b, parts.algorithm.columns) for b in batches]
+        for batch in batches:
+            figures.append(parts.learner.step(batch, parts.algorithm.loss_terms).metrics)
+            state.tokens_trained += batch.trained_tokens
+    with spans.span("sync", iteration=state.iteration):
+        _publish(parts)
+    _settle(parts, collected)
+    state.iteration += 1
+    state.env_turns += sum(len(t.turns) for t in collected.trajectories)
+    state.tokens_sampled += sum(t.sampled_tokens for t in collected.trajectories)
+    _log(parts, state, collected, figures)
+
+
+def assess(parts: Parts, state: RunState, stage: str) -> None:
+    """Held-out score now, sampled and, where asked for, greedy."""
+    section = parts.config.eval
+    if not section.episodes:
+        return
+    sampling = parts.sampling
+    if section.temperature is not None:
+        sampling = Sampling(
+            temperature=section.temperature, max_tokens=sampling.max_tokens, stop=sampling.stop
+        )
+    modes: tuple[Mode, ...] = ("sampled", "greedy") if section.greedy else ("sampled",)
+    for mode in modes:
+        title = f"evaluation ({stage.replace('_', ' ')}, {mode})"
+        with (
+            parts.display.phase(title, section.episodes) as phase,
+            parts.spans.span("evaluate", stage=stage),
+        ):
+            result = evaluate(
+                parts.pool,
+                parts.tasks,
+                parts.scorer,
+                sampling,
+                parts.watch,
+                stage=stage,
+                step=parts.learner.steps,
+                episodes=section.episodes,
+                mode=mode,
+                record=parts.journal.append,
+                advance=lambda trajectory: phase.advance(),
+            )
+        state.evals = [e for e in state.evals if not _same_place(e, result)] + [result.as_dict()]
+        tag = "eval/score_mean" if mode == "sampled" else "eval/greedy_score_mean"
+        if result.episodes:
+            parts.sink.log(parts.learner.steps, {tag: result.score_mean})
+        parts.display.print(
+            f"{title}: score {result.score_mean:.3f} "
+            f"[{result.score_ci95[0]:.3f}, {result.score_ci95[1]:.3f}] "
+            f"over {result.episodes} episodes"
+            + (f", {result.failed} failed" if result.failed else "")
+        )
+
+
+def write_summary(parts: Parts, state: RunState, running: int = 0) -> None:
+    """`summary.json`, checked first: the ledger must add up, with `running` in flight."""
+    parts.ledger.check(running)
+    parts.folder.write_summary(
+        {
+            "ledger": parts.ledger.as_dict(),
+            "evals": state.evals,
+            "iterations": state.iteration,
+            "steps": parts.learner.steps,
+            "wall_s": round(state.wall_s, 3),
+            "env_turns": state.env_turns,
+            "tokens_sampled": state.tokens_sampled,
+            "tokens_trained": state.tokens_trained,
+        }
+    )
+
+
+def _start(parts: Parts, state: RunState, clock: _Clock) -> None:
+    """Score the fresh policy, warm-start it, score it again; the result is a checkpoint."""
+    _publish(parts)
+    assess(parts, state, "initial")
+    if parts.warm_start is not None:
+        parts.warm_start(parts)
+        _publish(parts)
+        assess(parts, state, "warm_start")
+    parts.interrupt.check()
+    state.warm = True
+    clock.stamp()
+    parts.save(parts, state)
+    write_summary(parts, state)
+
+
+def _publish(parts: Parts) -> None:
+    parts.pool.load(parts.learner.weights(), parts.learner.steps)
+
+
+def _settle(parts: Parts, collected: Collected) -> None:
+    """Every trajectory of the iteration into the ledger, and why into the journal."""
+    ledger = parts.ledger
+    dropped = [(group, f"filtered:{reason}") for group, reason in collected.dropped]
+    for scored, fate in [(group, "trained") for group in collected.kept] + dropped:
+        for trajectory, score in zip(scored.group.trajectories, scored.scores, strict=True):
+            if trajectory.stop.failed:
+                ledger.failed[trajectory.stop.value] += 1
+                note = f"failed:{trajectory.stop.value}"
+            elif fate == "trained":
+                ledger.trained += 1
+                note = fate
+            else:
+                ledger.filtered[fate.removeprefix("filtered:")] += 1
+                note = fate
+            notes = {"fate": note}
+            if np.isfinite(score):
+                notes["score"] = float(score)  # type: ignore[assignment]
+            parts.journal.annotate(trajectory.key, notes)
+    ledger.check(running=0)
+
+
+def _log(
+    parts: Parts, state: RunState, collected: Collected, figures: Sequence[dict[str, float]]
+) -> None:
+    """Learner figures at each step; those of the iteration at its last step."""
+    last = parts.learner.steps
+    first = last - len(figures) + 1
+    for step, figure in enumerate(figures, start=first):
+        if step < last:
+            parts.sink.log(step, figure)
+    metrics = {**_rollout_figures(collected), **parts.spans.take_totals()}
+    seconds = metrics.get("time/rollout_s", 0.0)
+    if seconds > 0:
+        sampled = sum(t.sampled_tokens for t in collected.trajectories)
+        metrics["rollout/tokens_per_s"] = sampled / seconds
+    metrics |= figures[-1] if figures else {}
+    metrics["staleness/mean"], metrics["staleness/max"] = 0.0, 0.0
+    metrics["train/iteration"] = float(state.iteration)
+    parts.sink.log(last, metrics)
+    best_and_worst(parts, collected.groups, last)
+    parts.display.print(
+        f"iteration {state.iteration}/{parts.config.train.iterations}: "
+        f"score {metrics.get('train/score_mean', float('nan')):.3f}, "
+        f"{len(collected.kept)} groups trained, {len(collected.dropped)} dropped, "
+        f"entropy {metrics.get('policy/entropy', float('nan')):.3f}, "
+        f"{metrics.get('time/rollout_s', 0):.1f} s rollouts, "
+        f"{metrics.get('time/learn_s', 0):.1f} s learning"
+    )
+
+
+def _rollout_figures(collected: Collected) -> dict[str, float]:
+    trajectories = collected.trajectories
+    healthy = [t for t in trajectories if not t.stop.failed]
+    scores = np.concatenate([g.scores for g in collected.groups])
+    scores = scores[np.isfinite(scores)]
+    flat = sum(reason == "zero_variance" for _, reason in collected.dropped)
+    figures = {
+        "rollout/truncated_frac": float(np.mean([t.stop.cut for t in trajectories])),
+        "rollout/failed_frac": 1 - len(healthy) / len(trajectories),
+        "sampling/zero_variance_frac": flat / len(collected.groups),
+        "sampling/groups_dropped": float(len(collected.dropped)),
+        "sampling/groups_kept": float(len(collected.kept)),
+    }
+    if len(scores):
+        figures["train/score_mean"] = float(scores.mean())
+    if healthy:
+        figures |= {
+            "train/return_mean": float(np.mean([t.episode_return for t in healthy])),
+            "rollout/turns_per_trajectory": float(np.mean([len(t.turns) for t in healthy])),
+            "rollout/tokens_per_trajectory": float(np.mean([t.sampled_tokens for t in healthy])),
+            "context/segments_per_trajectory": float(np.mean([t.contexts for t in healthy])),
+        }
+        names = {name for t in healthy for name in t.metrics if name.startswith("env/")}
+        for name in sorted(names):
+            figures[name] = float(np.mean([t.metrics[name] for t in healthy if name in t.metrics]))
+    return figures
+
+
+def best_and_worst(parts: Parts, groups: Sequence[ScoredGroup], step: int) -> None:
+    """The trajectories of highest and lowest score, as text."""
+    count = parts.config.telemetry.trajectories
+    scored = [
+        (float(score), trajectory)
+        for group in groups
+        for score, trajectory in zip(group.scores, group.group.trajectories, strict=True)
+        if np.isfinite(score)
+    ]
+    scored.sort(key=lambda pair: (-pair[0], pair[1].key))
+    for rank in range(min(count, len(scored))):
+        for name, (score, trajectory) in (("best", scored[rank]), ("worst", scored[-1 - rank])):
+            text = trajectory_text(trajectory, score)
+            parts.sink.text(step, f"trajectories/{name}_{rank}", text)
+
+
+def _same_place(entry: dict[str, Any], result: Evaluation) -> bool:
+    return (entry["step"], entry["stage"], entry["mode"]) == (
+        result.step,
+        result.stage,
+        result.mode,
+    )
+
+
+class _Clock:
+    """Wall clock of the run, over all of its sittings."""
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+        self._before = state.wall_s
+        self._begun = time.monotonic()
+
+    def stamp(self) -> None:
+        self._state.wall_s = self._before + time.monotonic() - self._begun
+

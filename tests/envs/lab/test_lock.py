@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlagents.envs.lab.lock import Lock
+from tests.envs.lab.known import binomial, capped_fraction, make, measured
+
+ID = "rlagents/Lock-v0"
+
+
+def planted(pattern: str, **kwargs: Any) -> Lock:
+    env = Lock(horizon=kwargs.pop("horizon", len(pattern)), period=len(pattern), **kwargs)
+    env.reset(seed=0)
+    env._pattern = pattern
+    return env
+
+
+def play(env: Lock, actions: str) -> list[tuple[str, float, bool]]:
+    return [env.step(action)[:3] for action in actions]
+
+
+def test_worked_example_all_or_nothing() -> None:
+    assert play(planted("bda"), "bda") == [
+        ("2?", 0.0, False),
+        ("3?", 0.0, False),
+        ("open", 1.0, True),
+    ]
+    assert play(planted("bda"), "bb") == [("2?", 0.0, False), ("no, locked", 0.0, True)]
+
+
+def test_reset_goes_back_and_partial_pays_only_new_ground() -> None:
+    env = planted("abca", wrong="reset", partial=True, turns=8)
+    assert play(env, "abdabca") == [
+        ("2?", 0.25, False),
+        ("3?", 0.25, False),
+        ("no 1?", 0.0, False),
+        ("2?", 0.0, False),
+        ("3?", 0.0, False),
+        ("4?", 0.25, False),
+        ("open", 0.25, True),
+    ]
+    assert env._info()["metrics"] == {
+        "turns": 7.0,
+        "success": 1.0,
+        "furthest": 4.0,
+        "wrong": 1.0,
+        "invalid": 0.0,
+    }
+
+
+def test_stay_costs_only_the_turn_and_the_budget_ends_it() -> None:
+    env = planted("ab", wrong="stay", turns=3)
+    assert play(env, "cad") == [
+        ("no 1?", 0.0, False),
+        ("2?", 0.0, False),
+        ("out of turns", 0.0, True),
+    ]
+
+
+@pytest.mark.parametrize("action", ["", "e", "A", "ab", "1", "ä"])
+def test_what_is_no_letter_of_the_lock_costs_a_turn_and_nothing_else(action: str) -> None:
+    env = planted("ab")
+    assert env.step(action)[:3] == ("bad 1?", 0.0, False)
+    assert play(env, "ab")[-1] == ("open", 1.0, True)
+
+
+def test_hints() -> None:
+    assert make(ID, hint="none").reset(seed=0)[0] == "1?"
+    code, line = make(ID).reset(seed=0)[0].split("\n")
+    assert len(code) == len("code ") + 8 and line == "1?"
+    assert make(ID, hint="each").reset(seed=0)[0] == f"1 {code[5]}?"
+    short = make(ID, horizon=64, period=3).reset(seed=0)[0]
+    assert short == f"code {code[5:8]} repeated to 64\n1?"
+    assert make(ID, rules=True).reset(seed=0)[0].endswith(f".\n{code}\n{line}")
+
+
+def test_a_pattern_repeats_to_any_length() -> None:
+    env = planted("abc", horizon=7)
+    assert play(env, "abcabca")[-1] == ("open", 1.0, True)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    horizon=st.integers(1, 80),
+    period=st.integers(1, 80),
+    hint=st.sampled_from(["card", "each"]),
+    partial=st.booleans(),
+)
+def test_the_text_alone_suffices(seed: int, horizon: int, period: int, hint, partial) -> None:
+    """A player that reads the card, or the hint of each position, opens the lock."""
+    period = min(period, horizon)
+    env = make(ID, horizon=horizon, period=period, hint=hint, partial=partial)
+    observation, _ = env.reset(seed=seed)
+    code = observation.split()[1]
+    total, turns, over = 0.0, 0, False
+    while not over:
+        letter = code[turns % period] if hint == "card" else observation[-2]
+        observation, reward, over, _, _ = env.step(letter)
+        total, turns = total + reward, turns + 1
+    assert total == 1.0 and turns == horizon
+
+
+def test_search_by_trial_opens_an_unknown_lock() -> None:
+    """hint none, wrong stay: at most `symbols` tries a position."""
+    env = make(ID, horizon=20, hint="none", wrong="stay", turns=80)
+    env.reset(seed=3)
+    total, turns, tried, over = 0.0, 0, 0, False
+    while not over:
+        observation, reward, over, _, _ = env.step("abcd"[tried])
+        tried = tried + 1 if observation.startswith("no") else 0
+        total, turns = total + reward, turns + 1
+    assert total == 1.0 and 20 < turns <= 80
+
+
+def test_known_scores_are_their_closed_forms() -> None:
+    assert Lock.known_scores == {"random": 0.25**8, "expert": 0.9**8, "oracle": 1.0}
+    assert round(0.25**8, 6) == 0.000015 and round(0.9**8, 4) == 0.4305
+
+
+@pytest.mark.parametrize(
+    ("policy", "kwargs", "expected"),
+    [
+        ("random", {"horizon": 2, "symbols": 2}, 1 / 4),
+        ("random", {"horizon": 3, "symbols": 2, "partial": True}, (1 / 2 + 1 / 4 + 1 / 8) / 3),
+        (
+            "random",
+            {"horizon": 3, "symbols": 2, "wrong": "stay", "turns": 5},
+            sum(binomial(5, 0.5, k) for k in (3, 4, 5)),
+        ),
+        (
+            "random",
+            {"horizon": 6, "symbols": 3, "wrong": "stay", "turns": 12, "partial": True},
+            capped_fraction(6, 12, 1 / 3),
+        ),
+        ("expert", {"horizon": 5, "expert_error": 0.2}, 0.8**5),
+        (
+            "expert",
+            {"horizon": 9, "wrong": "stay", "turns": 10, "expert_error": 0.3, "partial": True},
+            capped_fraction(9, 10, 0.7),
+        ),
+    ],
+)
+def test_closed_forms_hold_for_other_arguments(policy: str, kwargs: dict, expected: float) -> None:
+    mean, error = measured(ID, policy, 600, **kwargs)
+    assert abs(mean - expected) <= 4 * error
+
+
+def test_horizon_of_over_500_turns() -> None:
+    assert measured(ID, "oracle", 3, horizon=600, period=4, partial=True) == (1.0, 0.0)
+    env = make(ID, horizon=600, period=4)
+    assert len(env.reset(seed=0)[0]) < 40
+
+
+def test_expert_errs_as_often_as_told() -> None:
+    env = make(ID, expert_error=0.25).unwrapped
+    env.reset(seed=0)
+    act = env.scripted["expert"](env, np.random.default_rng(1))
+    said = [act("") for _ in range(2000)]
+    assert 1 - said.count(env.letter) / 2000 == pytest.approx(0.25, abs=4 * 0.0097)
+    assert set(said) == set("abcd")

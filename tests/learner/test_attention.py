@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlagents.errors import LearnerError
+from rlagents.learner.attention import layout_of, packed_attention
+from rlagents.learner.model import prepare
+from tests.learner.small import small_model
+
+
+def test_layout_by_hand():
+    # Longest first: the 4 tokens at 3..6 and, at least 3/4 as long, the 3 tokens at 0..2.
+    layout = layout_of([3, 4, 1])
+    assert [bucket.tolist() for bucket in layout.buckets] == [
+        [[3, 4, 5, 6], [0, 1, 2, 2]],
+        [[7]],
+    ]
+    # Token 0 is the fifth of the concatenation, token 3 the first, token 7 the ninth.
+    assert layout.inverse.tolist() == [4, 5, 6, 0, 1, 2, 3, 8]
+
+
+def plain_attention(query, key, value, lengths):
+    """Segment by segment, with a written-out softmax."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    outputs, start = [], 0
+    for length in lengths:
+        part = slice(start, start + length)
+        scores = query[0, :, part] @ key[0, :, part].transpose(1, 2) * 0.3
+        mask = torch.ones(length, length).tril() == 0
+        weights = scores.masked_fill(mask, float("-inf")).softmax(-1)
+        outputs.append((weights @ value[0, :, part]).transpose(0, 1))
+        start += length
+    return torch.cat(outputs)[None]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 20), min_size=1, max_size=8),
+    kv_heads=st.sampled_from([1, 2, 4]),
+)
+def test_equals_attention_segment_by_segment_with_gradients(lengths, kv_heads):
+    torch.manual_seed(len(lengths))
+    size = sum(lengths)
+    heads = [
+        torch.randn(1, count, size, 8, requires_grad=True) for count in (4, kv_heads, kv_heads)
+    ]
+    ours, _ = packed_attention(
+        torch.nn.Identity(), *heads, None, scaling=0.3, layout=layout_of(lengths)
+    )
+    plain = plain_attention(*heads, lengths)
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+    direction = torch.randn_like(plain)
+    got = torch.autograd.grad((ours * direction).sum(), heads)
+    expected = torch.autograd.grad((plain * direction).sum(), heads)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_bf16_values_with_fp32_queries():
+    torch.manual_seed(0)
+    query, key = torch.randn(1, 4, 6, 8), torch.randn(1, 2, 6, 8)
+    value = torch.randn(1, 2, 6, 8, dtype=torch.bfloat16)
+    ours, _ = packed_attention(
+        torch.nn.Identity(), query, key, value, None, scaling=0.3, layout=layout_of([4, 2])
+    )
+    assert ours.dtype == torch.bfloat16
+    plain = plain_attention(query, key, value.float(), [4, 2])
+    torch.testing.assert_close(ours.float(), plain, atol=0.05, rtol=0.05)
+
+
+def test_what_is_not_computed_is_an_error():
+    x = torch.randn(1, 2, 5, 8)
+    module, layout = torch.nn.Identity(), layout_of([5])
+    with pytest.raises(LearnerError, match="layout"):
+        packed_attention(module, x, x, x, None)
+    with pytest.raises(LearnerError, match="no attention mask"):
+        packed_attention(module, x, x, x, torch.ones(1, 1, 5, 5), layout=layout)
+    with pytest.raises(LearnerError, match="sliding window of 4 .* segment of 5"):
+        packed_attention(module, x, x, x, None, layout=layout, sliding_window=4)
+    with pytest.raises(LearnerError, match="soft cap"):
+        packed_attention(module, x, x, x, None, layout=layout, softcap=30.0)
+
+
+def test_a_prepared_model_can_not_be_called_with_packed_positions_alone():
+    model = small_model()
+    prepare(model)
+    with pytest.raises(LearnerError, match="layout"):
+        model(input_ids=torch.zeros(1, 4, dtype=torch.long), use_cache=False)

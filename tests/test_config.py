@@ -1,0 +1,319 @@
+"""Loading: worked examples, one line for every mistake, and the way back to YAML."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlagents import yaml_text
+from rlagents.algos.configs import GRPOConfig, GRPOPlusPlusConfig
+from rlagents.config import RunConfig
+from rlagents.errors import ConfigError
+from rlagents.load import from_yaml_text, load, resolved_yaml
+from rlagents.rules import check
+from rlagents.schema import known_keys, nearest_key
+
+
+def load_text(tmp_path: Path, text: str, *overrides: str) -> RunConfig:
+    path = tmp_path / "x.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load(str(path), overrides)
+
+
+def problem(*overrides: str, path: str | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(path, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_nothing_given_is_the_defaults() -> None:
+    assert load(None) == RunConfig()
+
+
+def test_an_override_beats_the_file_and_the_file_beats_the_default(tmp_path: Path) -> None:
+    config = load_text(
+        tmp_path, "rollout: {groups: 3, group_size: 5}\nrun: {seed: 7}", "rollout.groups=9"
+    )
+    assert (config.rollout.groups, config.rollout.group_size, config.run.seed) == (9, 5, 7)
+    assert config.rollout.max_turns == RunConfig().rollout.max_turns
+
+
+def test_of_two_overrides_the_last_wins_and_mappings_merge() -> None:
+    config = load(None, ["run.seed=1", "env.kwargs={a: 1, b: 2}", "env.kwargs.b=3", "run.seed=2"])
+    assert config.run.seed == 2
+    assert config.env.kwargs == {"a": 1, "b": 3}
+
+
+def test_the_name_of_the_algorithm_chooses_the_schema_and_its_defaults(tmp_path: Path) -> None:
+    plain = load_text(tmp_path, "algo: {name: grpo_pp, clip_low: 0.1}", "algo.name=grpo")
+    assert type(plain.algo) is GRPOConfig
+    assert (plain.algo.clip_low, plain.algo.clip_high, plain.algo.scale) == (0.1, 0.2, "group")
+    assert type(load(None).algo) is GRPOPlusPlusConfig
+
+
+@pytest.mark.parametrize("empty", ["", "# nothing yet\n", "---\n"])
+def test_an_empty_file_is_the_defaults(tmp_path: Path, empty: str) -> None:
+    assert load_text(tmp_path, empty) == RunConfig()
+
+
+@pytest.mark.parametrize("written", ["yes", "no", "012", "1e5", "1:30", "true", "7"])
+def test_a_string_is_taken_as_it_is_spelled(written: str) -> None:
+    assert load(None, [f"run.name={written}"]).run.name == written
+    assert load(None, [f"run.name='{written}'"]).run.name == written
+
+
+def test_free_values_follow_yaml_1_2() -> None:
+    config = load(None, ["env.kwargs={a: yes, b: 012, c: 1e3, d: true, e: ~, f: [1, x], g: 1_000}"])
+    expected = {"a": "yes", "b": "012", "c": 1000.0, "d": True, "e": None, "f": [1, "x"], "g": 1000}
+    assert config.env.kwargs == expected
+
+
+def test_tuples_stay_tuples() -> None:
+    config = load(None, ["policy.stop=[a, b]", "learner.betas=[0.5, 0.6]"])
+    assert config.policy.stop == ("a", "b")
+    assert config.learner.betas == (0.5, 0.6)
+
+
+def test_interpolation_follows_other_settings_and_a_backslash_stops_it() -> None:
+    config = load(None, ["run.name=s${run.seed}", "run.seed=4", r"policy.system='say \${HOME}'"])
+    assert config.run.name == "s4"
+    assert config.policy.system == "say ${HOME}"
+
+
+MISTAKES = [
+    # unknown keys, at any depth, with the nearest valid full key
+    (["rolout.groups=3"], "rolout.groups: unknown key, expected a section", "rollout.groups"),
+    (["policy.tiny.layer=3"], "policy.tiny.layer: unknown key", "policy.tiny.layers"),
+    (["policy.tinny.width=8"], "policy.tinny.width: unknown key", "policy.tiny.width"),
+    (["group_size=4"], "group_size: unknown key", "rollout.group_size"),
+    (["algo.overlong.limt=4"], "algo.overlong.limt: unknown key", "algo.overlong.limit"),
+    (["learner.learning_rate=1"], "learner.learning_rate: unknown key", "learner.lr"),
+    (["run.name.x=1"], "run.name: expected a string, got {'x': 1}", None),
+    # wrong types
+    (["rollout.groups=many"], "rollout.groups: expected a whole number, got 'many'", None),
+    (["rollout.groups=1.5"], "rollout.groups: expected a whole number, got 1.5", None),
+    (["rollout.groups=true"], "rollout.groups: expected a whole number, got true", None),
+    (["rollout.groups='3'"], "rollout.groups: expected a whole number, got '3'", None),
+    (["rollout.groups=99999999999999999999"], "rollout.groups: expected a whole number", None),
+    (["learner.lr=fast"], "learner.lr: expected a finite number, got 'fast'", None),
+    (["learner.lr=.inf"], "learner.lr: expected a finite number, got .inf", None),
+    (["learner.lr=.nan"], "learner.lr: expected a finite number, got .nan", None),
+    (["learner.lr=" + "9" * 400], "learner.lr: expected a finite number", None),
+    (["rollout.deterministic=5"], "rollout.deterministic: expected true or false, got 5", None),
+    (["rollout.deterministic=yes"], "rollout.deterministic: expected true or false", None),
+    (["policy.stop=x"], "policy.stop: expected a list such as [a, b], got 'x'", None),
+    (["policy.stop=[a, null]"], "policy.stop[1]: expected a string, got null", None),
+    (["learner.betas=[0.9]"], "learner.betas: expected 2 values, got [0.9]", None),
+    (["env.kwargs=3"], "env.kwargs: expected a mapping, got 3", None),
+    (["policy=3"], "policy: expected a section with keys such as 'policy.model', got 3", None),
+    (["policy={tiny: [1]}"], "policy.tiny: expected a section", None),
+    (["run.name=???"], "run.name: expected a value, got '???'", None),
+    (["env.kwargs.a=['???']"], "env.kwargs.a[0]: expected a value, got '???'", None),
+    # null where it is not allowed
+    (["rollout.groups=null"], "rollout.groups: expected a whole number, got null", None),
+    (["run.name="], "run.name: expected a string, got null", None),
+    (["policy=null"], "policy: expected a section", None),
+    (["env.kwargs=~"], "env.kwargs: expected a mapping, got null", None),
+    # choices
+    (["algo.name=grp"], "algo.name: unknown algorithm 'grp'", "grpo"),
+    (["algo.name=[grpo]"], "algo.name: unknown algorithm \"['grpo']\"", "grpo"),
+    (["algo.name=null"], "algo.name: unknown algorithm 'null'", None),
+    (["algo.scale=grop"], "algo.scale: expected one of group, batch, none, got 'grop'", "group"),
+    (["learner.device=gpu"], "learner.device: expected one of auto, cpu, cuda, mps", "cpu"),
+    # the form of an override
+    (["rollout.groups"], "'rollout.groups': expected section.key=value", "rollout.groups"),
+    (["=3"], "'=3': expected section.key=value", None),
+    (["a..b=3"], "'a..b=3': expected section.key=value", None),
+    (["run.seed=1", "run.seed.x=1"], "run.seed.x: an earlier override", None),
+    (["policy.stop=[a"], "policy.stop:1: not YAML", None),
+    (["run.name=a\x00b"], "run.name: not YAML", None),
+    (["run.name=!!python/name:os.system x"], "run.name:1: expected no tags", None),
+    (["run.name=" + "x" * 200_000], "run.name: expected at most 100,000 characters", None),
+    (["policy.stop=" + "[" * 5_000], "policy.stop: expected at most 32 levels", None),
+    (["env.kwargs.a=" + "[" * 50 + "]" * 50], "env.kwargs.a:1: expected at most 32 levels", None),
+    (["run={seed: 1, seed: 2}"], "run:1: 'seed' stands there twice", None),
+    (["run={[a]: 2}"], "run:1: expected keys that are words", None),
+    # interpolations: no resolvers, no cycles, no bombs
+    (["run.name=${oc.env:HOME}"], "run.name: expected ${section.key} (no resolvers", None),
+    (["run.name=\\\\${oc.env:HOME}"], "run.name: expected ${section.key} (no resolvers", None),
+    (["run.name=${oc.${run.dir}:HOME}"], "run.name: expected ${section.key} (no", None),
+    (["env.kwargs.a=[{b: '${oc.env:HOME}'}]"], "env.kwargs.a[0].b: expected ${section.key}", None),
+    (["run.name=${"], "run.name: expected ${section.key} (no resolvers", None),
+    (["run.name=${run.name}"], "run.name: '${run.name}' must refer to a plain value", None),
+    (["run.name=${run.dir}", "run.dir=${run.name}"], "must refer to a plain value", None),
+    (["env.kwargs.a=${env.kwargs}"], "env.kwargs.a: '${env.kwargs}' must refer to a plain", None),
+    (["run.name=${run.sed}"], "run.name: '${run.sed}' refers to an unknown key", "run.seed"),
+    (["run.seed=${run.name}"], "run.seed: ", None),
+    (["rollout.groups=${learner.lr}"], "rollout.groups: ", None),
+    # values that a section refuses by itself
+    (["rollout.groups=0"], "rollout.groups: expected 1 or more, got 0", None),
+    (["policy.tiny.width=7"], "policy.tiny.heads: expected a number that divides", None),
+    # contradictions between sections
+    (["policy.top_p=0.5"], "policy.top_p: expected 1 for training", None),
+    (["policy.max_tokens=512"], "policy.max_tokens: expected less than context.window", None),
+    (["context.overlap=448"], "context.overlap: expected less than context.window - pol", None),
+    (["learner.row_tokens=511"], "learner.row_tokens: expected 0, or context.window", None),
+    (["rollout.cache_tokens=511"], "rollout.cache_tokens: expected 0, or context.window", None),
+    (
+        ["rollout.cache_tokens=32767", "rollout.deterministic=true"],
+        "rollout.cache_tokens: expected 0, or rollout.concurrency x context.window (32768)",
+        None,
+    ),
+    (["algo.updates=17"], "algo.updates: expected at most rollout.groups (16)", None),
+    (["algo.overlong.limit=1000000"], "algo.overlong.limit: expected a ramp", None),
+    # settings that would be ignored
+    (["policy.model=x", "policy.tiny.width=64"], "policy.tiny.width: got 64, which would", None),
+    (["context.strategy=full", "context.overlap=3"], "context.overlap: got 3, which wou", None),
+    (["context.strategy=full", "context.pinned_turns=1"], "context.pinned_turns: got 1", None),
+    (["rollout.workers=2"], "rollout.workers: got 2, which would be ignored; it needs r", None),
+    (["rollout.ray_address=auto"], "rollout.ray_address: got 'auto', which would be ign", None),
+    (["rollout.gpus_per_worker=1"], "rollout.gpus_per_worker: got 1.0, which would be i", None),
+    (["warm_start.lr=0.1"], "warm_start.lr: got 0.1, which would be ignored", None),
+    (["warm_start.path=x", "warm_start.expert=oracle"], "warm_start.expert: got 'oracle'", None),
+    (["warm_start.path=x", "warm_start.env_kwargs.a=1"], "warm_start.env_kwargs: got {'", None),
+    (["warm_start.path=x", "warm_start.episodes=4"], "warm_start.path: expected either a", None),
+    (["algo.name=grpo", "algo.max_refills=1"], "algo.max_refills: got 1, which would be", None),
+    (["algo.overlong.factor=2"], "algo.overlong.factor: got 2.0, which would be ignored", None),
+    (["eval.episodes=0", "eval.greedy=true"], "eval.greedy: got True, which would be ig", None),
+    (["telemetry.tensorboard=false", "telemetry.trajectories=1"], "telemetry.trajectories:", None),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message", "hint"), MISTAKES)
+def test_a_mistake_is_one_line_with_key_value_and_nearest_key(
+    overrides: list[str], message: str, hint: str | None
+) -> None:
+    told = problem(*overrides)
+    assert message in told
+    assert re.search(r"did you mean '(.*)'\?|$", told).group(1) == hint  # type: ignore[union-attr]
+
+
+def test_files_that_are_no_configuration(tmp_path: Path) -> None:
+    near = tmp_path / "quickstart.yaml"
+    near.write_text("{}")
+    assert "no such file; did you mean" in problem(path=str(tmp_path / "quikstart.yaml"))
+    assert "expected a YAML file, got a folder" in problem(path=str(tmp_path))
+    assert "can't be read: Not a directory" in problem(path=str(near / "x.yaml"))
+    assert "not a path" in problem(path="a\x00b")
+    for content, message in [
+        (b"- a\n- b", "expected sections such as 'rollout:', got ['a', 'b']"),
+        (b"42", "expected sections such as 'rollout:', got 42"),
+        (b"\xff\xfe\x00binary", "expected YAML in UTF-8"),
+        (b"run:\n  - a: [", "bad.yaml:2: not YAML"),
+        (b"run: {seed: 1}\nrun: {seed: 2}", "bad.yaml:2: 'run' stands there twice"),
+        (b"a: 1\n---\nb: 2", "not YAML"),
+        (b"x: '" + b"a" * 10_000_000 + b"'", "expected a configuration, got 10,000,005 bytes"),
+        (b"x: '" + b"a" * 200_000 + b"'", "expected at most 100,000 characters"),
+        (b"a: &a [*a]", "expected at most 32 levels"),
+        (b"a: *b", "not YAML: found undefined alias"),
+    ]:
+        path = tmp_path / "bad.yaml"
+        path.write_bytes(content)
+        assert message in problem(path=str(path))
+
+
+def test_an_alias_bomb_is_refused(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    path = tmp_path / "bomb.yaml"
+    path.write_text("\n".join(lines))
+    assert "expected at most 10,000 values, aliases included" in problem(path=str(path))
+
+
+def test_aliases_work(tmp_path: Path) -> None:
+    config = load_text(
+        tmp_path, "env: {kwargs: &k {a: [1, 2]}}\nwarm_start: {episodes: 2, env_kwargs: *k}"
+    )
+    assert config.warm_start.env_kwargs == config.env.kwargs == {"a": [1, 2]}
+
+
+def test_an_override_may_switch_off_what_the_file_sets_and_resets_it(tmp_path: Path) -> None:
+    text = (
+        "rollout: {executor: ray, workers: 2, ray_address: auto}\nwarm_start: {episodes: 3, lr: 1}"
+    )
+    config = load_text(tmp_path, text, "rollout.executor=local", "warm_start.episodes=0")
+    assert config == RunConfig()
+    for both in ["rollout.workers=2", "warm_start.lr=1"]:
+        with pytest.raises(ConfigError, match="would be ignored"):
+            load_text(tmp_path, text, "rollout.executor=local", "warm_start.episodes=0", both)
+
+
+def test_evaluation_may_cut_the_distribution_that_training_may_not() -> None:
+    assert load(None, ["policy.top_p=0.9"], training=False).policy.top_p == 0.9
+    assert load(None, ["policy.top_p=0.9", "train.iterations=0"]).policy.top_p == 0.9
+
+
+def test_a_config_made_in_python_is_checked_by_what_differs_from_the_defaults() -> None:
+    config = RunConfig()
+    assert check(config) == config
+    odd = dataclasses.replace(
+        config, rollout=dataclasses.replace(config.rollout, ray_address="auto")
+    )
+    with pytest.raises(ConfigError, match=r"rollout\.ray_address: got 'auto', which would be"):
+        check(odd)
+
+
+def test_the_resolved_config_says_only_what_applies() -> None:
+    text = resolved_yaml(load(None, ["policy.model=somewhere", "context.strategy=full"]))
+    values = yaml_text.parse(text, "resolved")
+    assert "tiny" not in values["policy"]
+    assert set(values["context"]) == {"strategy", "window"}
+    assert "ray_address" not in values["rollout"]
+    assert values["rollout"]["max_turns"].value == 64
+
+
+words = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Cn", "Zl", "Zp", "Co")),
+    max_size=12,
+)
+awkward = st.sampled_from(
+    ("yes", "null", "~", "1e5", "012", "1:30", "2024-01-01", ".inf", "0x1f", "${", "${a}", "\\${")
+) | st.sampled_from(
+    ("x\\\\${y}\\", "<<", "=", "a: b", "- a", " lead", "trail ", "#no", "'", '"', "\n", "\t")
+)
+strings = (words | awkward).filter(lambda s: s != "???")
+numbers = st.integers(-(2**40), 2**40) | st.floats(allow_nan=False, allow_infinity=False)
+free = st.recursive(
+    st.none() | st.booleans() | numbers | strings,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(strings, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    system=strings,
+    stop=st.lists(strings.filter(bool), max_size=3),
+    kwargs=st.dictionaries(strings, free, max_size=3),
+    lr=st.floats(1e-12, 1e6),
+)
+def test_the_resolved_config_reads_back_as_the_same_config(
+    system: str, stop: list[str], kwargs: dict[str, Any], lr: float
+) -> None:
+    base = RunConfig()
+    config = dataclasses.replace(
+        base,
+        policy=dataclasses.replace(base.policy, system=system, stop=tuple(stop)),
+        env=dataclasses.replace(base.env, kwargs=kwargs),
+        learner=dataclasses.replace(base.learner, lr=lr),
+    )
+    again = from_yaml_text(resolved_yaml(config))
+    assert again == config
+    assert repr(again) == repr(config)  # 1 and 1.0 and True are equal, and not the same
+
+
+@given(st.sampled_from(known_keys()), st.data())
+def test_a_key_with_one_letter_wrong_is_recognised(key: str, data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(key) - 1))
+    hint = nearest_key(key[:at] + key[at + 1 :], known_keys())
+    assert hint.removeprefix("; did you mean '").removesuffix("'?") in known_keys()
+
+
+def test_nothing_near_gives_no_hint() -> None:
+    assert nearest_key("zzzzqqqq", known_keys()) == ""
+    assert nearest_key("x" * 1_000_000, known_keys()) == ""
