@@ -73,9 +73,9 @@ def evaluate(config: Config, overrides: Overrides = None) -> None:
     """Score a policy on held-out tasks: policy.from=RUN_DIR|MODEL|random|oracle|expert."""
     origin, rest = _policy_from(overrides or [])
     run = _load(config, rest, training=False)
-    from rlagents import launch
+    from rlagents import policies
 
-    launch.evaluate(run, origin)
+    policies.score(run, origin)
 
 
 @app.command()
@@ -83,18 +83,18 @@ def play(config: Config, overrides: Overrides = None) -> None:
     """Play one episode and print it as it happens (policy.from as for eval)."""
     origin, rest = _policy_from(overrides or [])
     run = _load(config, rest, training=False)
-    from rlagents import launch
+    from rlagents import policies
 
-    launch.play(run, origin)
+    policies.play(run, origin)
 
 
 @app.command()
 def preview(config: Config, overrides: Overrides = None) -> None:
     """Print one real batch as it would be trained: text, masks, segments, advantages, weights."""
     run = _load(config, overrides)
-    from rlagents import launch
+    from rlagents import policies
 
-    launch.preview(run)
+    policies.preview(run)
 
 
 @app.command()
@@ -122,7 +122,8 @@ def show(
             raise ConfigError(f"{key}: not in this journal{nearest(key, map(str, reader.keys()))}")
         console.print(trajectory_view(record))
     if reader.damage.records:
-        typer.echo(f"note: {reader.damage}", err=True)
+        for message in reader.damage.messages:
+            typer.echo(f"note: {message}", err=True)
 
 
 @app.command("config")
@@ -137,9 +138,9 @@ def export(
 ) -> None:
     """Write the final policy of a run as a Hugging Face folder."""
     folder = _run_dir(run_dir)
-    from rlagents import launch
+    from rlagents import policies
 
-    launch.export(folder, out)
+    policies.export(folder, out)
 
 
 @app.command()

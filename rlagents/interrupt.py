@@ -14,6 +14,8 @@ class Interrupted(RlagentsError, KeyboardInterrupt):
     """The user pressed Ctrl-C, or the process got SIGTERM."""
 
     boundary = "user"
+    run_dir: str | None = None
+    """The run that can be resumed, where there is one."""
 
 
 class Interrupt:

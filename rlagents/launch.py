@@ -65,7 +65,8 @@ def _run(config: RunConfig, folder: RunFolder, saved: checkpoint.Checkpoint | No
         with opened(config, folder, saved, display, interrupt) as (parts, state):
             try:
                 train(parts, state)
-            except Interrupted:
+            except Interrupted as stop:
+                stop.run_dir = str(folder.path)
                 # What is in flight is played again under the same keys when the run is resumed.
                 if state.warm:
                     parts.save(parts, state)
@@ -95,7 +96,7 @@ def opened(
             seed=config.run.seed,
             window=config.context.window,
             device=device,
-            dtype=config.learner.dtype,
+            dtype="float32",  # master weights; the learner computes in `learner.dtype`
         )
         learner = LearnerGroup(model, config.learner)
         stack.callback(learner.close)
@@ -137,9 +138,6 @@ def opened(
             watch=watch,
         )
 
-        def warm_start(parts: Parts) -> None:
-            _warm_start(parts, chat)
-
         def save(parts: Parts, state: RunState) -> None:
             _save(parts, state)
             models.save(learner.model, tokenizer, folder.policy)
@@ -162,15 +160,16 @@ def opened(
                 display=display,
                 watch=watch,
                 interrupt=interrupt,
+                chat=chat,
                 pad_id=build.pad_id(tokenizer),
-                warm_start=warm_start if config.warm_start.enabled else None,
+                warm_start=_warm_start if config.warm_start.enabled else None,
                 save=save,
             ),
             state,
         )
 
 
-def _warm_start(parts: Parts, chat: Chat) -> None:
+def _warm_start(parts: Parts) -> None:
     """Supervised training of the learner's model on demonstrations."""
     config, display = parts.config, parts.display
     section = config.warm_start
@@ -187,7 +186,7 @@ def _warm_start(parts: Parts, chat: Chat) -> None:
             lambda trajectory: phase.advance(),
         )
     segments = segments_of_demonstrations(
-        demonstrations, config, chat, lambda: build.make_window(config, chat)
+        demonstrations, config, parts.chat, lambda: build.make_window(config, parts.chat)
     )
     with display.phase("warm start") as phase, parts.spans.span("warm_start"):
 
@@ -213,10 +212,10 @@ def _warm_start(parts: Parts, chat: Chat) -> None:
 
 def _sinks(config: RunConfig, folder: RunFolder, resume_step: int) -> MultiSink:
     sinks: list[Sink] = [
-        JsonlSink(folder.path / "metrics.jsonl", resume_step=resume_step or None)
+        JsonlSink(folder.path / "metrics.jsonl", resume_step=resume_step)
     ]
     if config.telemetry.tensorboard:
-        sinks.append(TensorBoardSink(folder.tensorboard, resume_step=resume_step or None))
+        sinks.append(TensorBoardSink(folder.tensorboard, resume_step=resume_step))
     return MultiSink(sinks)
 
 

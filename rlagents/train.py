@@ -17,6 +17,7 @@ from rlagents.evaluate import Evaluation, Mode, evaluate
 from rlagents.interrupt import Interrupt
 from rlagents.journal import Journal
 from rlagents.learner.group import LearnerGroup
+from rlagents.policy.chat import Chat
 from rlagents.policy.sampler import Sampling
 from rlagents.rollout.ledger import Ledger
 from rlagents.rollout.pool import Pool
@@ -42,6 +43,8 @@ class RunState:
     env_turns: int = 0
     tokens_sampled: int = 0
     tokens_trained: int = 0
+    idle_iterations: int = 0
+    """Iterations that made no optimizer step, because no group had a signal."""
     wall_s: float = 0.0
 
 
@@ -65,6 +68,7 @@ class Parts:
     display: Display
     watch: Watch
     interrupt: Interrupt
+    chat: Chat
     pad_id: int
     warm_start: Callable[[Parts], None] | None
     save: Callable[[Parts, RunState], None]
@@ -186,6 +190,7 @@ def write_summary(parts: Parts, state: RunState, running: int = 0) -> None:
             "evals": state.evals,
             "iterations": state.iteration,
             "steps": parts.learner.steps,
+            "idle_iterations": state.idle_iterations,
             "wall_s": round(state.wall_s, 3),
             "env_turns": state.env_turns,
             "tokens_sampled": state.tokens_sampled,
@@ -252,8 +257,10 @@ def _log(
     metrics |= figures[-1] if figures else {}
     metrics["staleness/mean"], metrics["staleness/max"] = 0.0, 0.0
     metrics["train/iteration"] = float(state.iteration)
-    parts.sink.log(last, metrics)
-    best_and_worst(parts, collected.groups, last)
+    if figures:  # without a step there is no new place on the axis
+        parts.sink.log(last, metrics)
+        best_and_worst(parts, collected.groups, last)
+    state.idle_iterations += not figures
     parts.display.print(
         f"iteration {state.iteration}/{parts.config.train.iterations}: "
         f"score {metrics.get('train/score_mean', float('nan')):.3f}, "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,8 +22,6 @@ from rlagents.rollout.stream import Watch, run_all
 from rlagents.rollout.worker import Job
 from rlagents.types import EpisodeKey, Segment, StopReason, Trajectory
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 
 def demonstrate(

@@ -11,23 +11,30 @@ import numpy as np
 from rlagents.envs.lab.base import MAX_HORIZON, Act, LabEnv, choice, flag, real, whole
 
 _RULES = (
-    "Open the lock: at each position say the one letter that is right there. "
-    "The number is the position you are at.\n"
+    "Open the lock: at each place say the one small letter that is right there. "
+    "The capital letter names the place you are at.\n"
 )
+
+
+def _place(index: int) -> str:
+    """Name of a place in the pattern: A, B, ..., Z, 1A, 1B, ..."""
+    return f"{index // 26 or ''}{string.ascii_uppercase[index % 26]}"
 
 
 class Lock(LabEnv):
     """Enter a combination of `horizon` letters, one a turn; by default all or nothing.
 
     The combination is a pattern of `period` letters, repeated up to length `horizon`, so that a
-    lock of any length can be solved by a short memory. `hint="card"` shows the pattern once, on
-    the first observation (`code bdac`); `hint="each"` shows each letter when it is due (`3 d?`),
-    the easiest stage of a curriculum; `hint="none"` leaves it to be found by trial. Observations
-    name the position, `3?`.
+    lock of any length can be solved by a short memory. The places of the pattern are called A,
+    B, ..., Z, 1A, 1B, ..., and an observation is the name of the place, `C`. `hint="card"` shows
+    the pattern once, on the first observation (`Ab Bd Ca Dc`: at A the letter is b);
+    `hint="each"` shows each letter when it is due (`C a`), the easiest stage of a curriculum;
+    `hint="none"` leaves it to be found by trial. What the right letter depends on is the last
+    character before the action, as in KeyRooms, for patterns of up to 26 letters.
 
-    A wrong letter is answered `no`. It ends the episode (`wrong="end"`), takes the lock back to
-    position 1 (`"reset"`) or costs only its turn (`"stay"`). Text that is no letter of the lock
-    is answered `bad` and costs its turn.
+    A wrong letter is answered `no C`. It ends the episode (`wrong="end"`, answered `no, locked`),
+    takes the lock back to its start (`"reset"`, `no A`) or costs only its turn (`"stay"`). Text
+    that is no letter of the lock is answered `bad C` and costs its turn.
 
     Score: 1 when the lock opens, else 0. With `partial` it is the furthest position that was
     solved divided by `horizon`, paid as it is reached.
@@ -84,7 +91,7 @@ class Lock(LabEnv):
         self.expert_error = real("expert_error", expert_error, 0, 1)
         super().__init__(
             turns=whole("turns", budget, self.horizon, 100 * MAX_HORIZON),
-            observation_limit=256 + self.period,
+            observation_limit=256 + len("384Zz ") * self.period,
         )
 
     def _draw(self) -> str:
@@ -95,12 +102,13 @@ class Lock(LabEnv):
         head = _RULES if self.rules else ""
         if self.hint == "card":
             repeats = f" repeated to {self.horizon}" if self.period < self.horizon else ""
-            head += f"code {self._pattern}{repeats}\n"
+            facts = (_place(i) + letter for i, letter in enumerate(self._pattern))
+            head += f"{' '.join(facts)}{repeats}\n"
         return head + self._line()
 
     def _line(self) -> str:
         shown = f" {self.letter}" if self.hint == "each" else ""
-        return f"{self._position + 1}{shown}?"
+        return _place(self._position % self.period) + shown
 
     @property
     def letter(self) -> str:

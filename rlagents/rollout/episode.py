@@ -126,6 +126,7 @@ def run_episode(
     make_env: Callable[[Task], TextEnv],
     make_actor: Callable[[TextEnv], Actor],
     limits: Limits,
+    on_turn: Callable[[int, Turn], None] = lambda number, turn: None,
 ) -> Trajectory:
     """Play one episode to its end. Never raises for a failure of environment or sampler."""
     env: TextEnv | None = None
@@ -168,6 +169,7 @@ def run_episode(
                     environment_s=time.monotonic() - sampled,
                 )
             )
+            on_turn(len(progress.turns) - 1, progress.turns[-1])
             progress.observation = following
             if terminated or truncated:
                 progress.metrics.update(_metrics(info))

@@ -15,7 +15,7 @@ from typing import Any
 
 from rlagents.policy.sampler import Sampler, Sampling
 from rlagents.rollout.episode import Actor, Limits, Progress, TextEnv, run_episode
-from rlagents.types import EpisodeKey, ErrorRecord, StopReason, Task, Trajectory
+from rlagents.types import EpisodeKey, ErrorRecord, StopReason, Task, Trajectory, Turn
 
 GRACE_S = 2.0
 """The sampler's own time-out fires first; the watchdog is behind it by this much."""
@@ -65,7 +65,9 @@ class RolloutWorker:
         self._live: dict[EpisodeKey, Progress] = {}
         self._lock = threading.Lock()
 
-    def run(self, job: Job) -> Trajectory:
+    def run(
+        self, job: Job, on_turn: Callable[[int, Turn], None] = lambda number, turn: None
+    ) -> Trajectory:
         """Play one episode; call it from as many threads as there should be episodes at once.
 
         Consumes: a job. Produces: its trajectory, always. Waits for: the episode's thread, no
@@ -85,6 +87,7 @@ class RolloutWorker:
                         self._make_env,
                         lambda env: self._make_actor(job, env),
                         self._limits,
+                        on_turn,
                     )
                 )
             except BaseException as error:  # ours to report, whatever it is: a bug in the loop

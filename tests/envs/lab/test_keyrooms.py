@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlagents.envs.lab.keyrooms import KeyRooms
-from tests.envs.lab.known import capped_fraction, make, measured
+from tests.envs.lab.known import (
+    capped_fraction,
+    double_checking_closed_form,
+    double_checking_fraction,
+    make,
+    measured,
+)
 
 ID = "rlagents/KeyRooms-v0"
 
@@ -26,10 +32,10 @@ def test_worked_example() -> None:
     env = planted({"a": "3", "b": "7"}, "abba")
     told = [env.step(action)[:3] for action in ("3", "?", "1", "7", "7")]
     assert told == [
-        ("b?", 0.25, False),
-        ("b?", 0.0, False),
-        ("no b?", 0.0, False),
-        ("b?", 0.25, False),
+        ("b", 0.25, False),
+        ("b", 0.0, False),
+        ("no b", 0.0, False),
+        ("b", 0.25, False),
         ("out of turns", 0.25, True),
     ]
     assert env._info()["metrics"] == {
@@ -44,7 +50,7 @@ def test_worked_example() -> None:
 
 def test_opening_all_doors_ends_the_task() -> None:
     env = planted({"a": "3"}, "aa")
-    assert env.step("3")[:3] == ("a?", 0.5, False)
+    assert env.step("3")[:3] == ("a", 0.5, False)
     observation, reward, terminated, truncated, info = env.step(" 3\n")
     assert (observation, reward, terminated, truncated) == ("all open", 0.5, True, False)
     assert info["metrics"]["success"] == 1.0
@@ -60,14 +66,14 @@ def test_penalty_is_paid_for_wrong_codes_only() -> None:
 def test_what_is_no_action_is_answered_bad(action: str) -> None:
     """With 9 codes, `9` is none; an Arabic digit three is no `3`."""
     env = planted({"a": "3"}, "aaa", codes=9)
-    assert env.step(action)[:2] == ("bad a?", 0.0)
+    assert env.step(action)[:2] == ("bad a", 0.0)
     assert env._info()["metrics"]["invalid"] == 1.0
 
 
 def test_card_and_rooms_show_the_same_kind_of_facts() -> None:
     env = make(ID, horizon=3, keys=3)
     card, line = env.reset(seed=4)[0].split("\n")
-    assert [fact[0] for fact in card.split(" ")] == ["a", "b", "c"] and line[1:] == "?"
+    assert [fact[0] for fact in card.split(" ")] == ["a", "b", "c"] and line in ("a", "b", "c")
 
     env = make(ID, horizon=3, keys=3, facts="rooms")
     shown = [env.reset(seed=4)[0]]
@@ -99,7 +105,7 @@ def test_the_text_alone_suffices(seed: int, horizon: int, keys: int, facts: str)
         for fact in [*facts_read, last]:
             if fact[1:].isdigit():
                 memory[fact[0]] = fact[1]
-        observation, reward, over, _, _ = env.step(memory[last[0]] if last[1] == "?" else "on")
+        observation, reward, over, _, _ = env.step(memory[last] if len(last) == 1 else "on")
         total, turns = total + reward, turns + 1
     assert total == 1.0  # exactly, for every number of doors
     assert turns == horizon + (keys if facts == "rooms" else 0)
@@ -112,40 +118,120 @@ def test_horizon_of_over_500_turns_keeps_the_observations_short() -> None:
     while not over:
         observation, _, over, _, _ = env.step(env.unwrapped.code)
         longest, turns = max(longest, len(observation)), turns + 1
-    assert turns == 600 and longest == 26 * 3 + 2
+    assert turns == 600 and longest == 26 * 3 + 1
+
+
+def test_every_line_of_a_door_ends_with_its_letter() -> None:
+    """Nothing comes between the letter and the action that it asks for."""
+    env = planted({"a": "3", "b": "7"}, "abba", turns=12)
+    assert env._last.endswith("\na") or env._last.endswith("\nb")
+    said = [env.step(action)[0] for action in ("?", "5", "what", "3", "?", "5", "what", "7")]
+    assert said == ["a", "no a", "bad a", "b", "b", "no b", "bad b", "b"]
 
 
 def test_known_scores_are_their_closed_forms() -> None:
     """48 doors in 60 turns; 10 codes and the look."""
     known = KeyRooms.known_scores
     assert known["random"] == pytest.approx(capped_fraction(48, 60, 1 / 11), abs=5e-5)
-    assert known["expert"] == pytest.approx(capped_fraction(48, 60, 0.4 * 0.95), abs=5e-5)
+    expert = double_checking_fraction(48, 60, 0.75, 0.05)
+    assert known["expert"] == pytest.approx(expert, abs=5e-5)
 
 
+def test_the_dynamic_programme_by_hand() -> None:
+    """2 doors, 2 turns, a look half of the time: both open with 1/4, else one of them."""
+    assert double_checking_fraction(2, 2, 0.5, 0.0) == (2 / 4 + 3 / 4) / 2
+    # Looks always: 5 turns open 2 of 4 doors. Errs half of the time: no door with 1/4, else one.
+    assert double_checking_fraction(4, 5, 1.0, 0.0) == 2 / 4
+    assert double_checking_fraction(2, 3, 1.0, 0.5) == (1 / 4 * 0 + 3 / 4 * 1) / 2
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    doors=st.integers(1, 8),
+    slack=st.integers(0, 16),
+    waste=st.floats(0, 1),
+    error=st.floats(0, 1),
+)
+def test_the_documented_sum_is_the_dynamic_programme(
+    doors: int, slack: int, waste: float, error: float
+) -> None:
+    arguments = (doors, doors + slack, waste, error)
+    expected = double_checking_fraction(*arguments)
+    assert double_checking_closed_form(*arguments) == pytest.approx(expected, abs=1e-9)
+    bare = double_checking_fraction(doors, doors + slack, 0.0, error)
+    assert bare == pytest.approx(capped_fraction(doors, doors + slack, 1 - error), abs=1e-9)
+
+
+@pytest.mark.parametrize("facts", ["card", "rooms"])
+def test_closed_form_of_the_random_policy_holds_for_other_arguments(facts: str) -> None:
+    mean, error = measured(ID, "random", horizon=8, turns=32, codes=3, facts=facts)
+    assert abs(mean - capped_fraction(8, 32, 1 / 4)) <= 4 * error
+
+
+@pytest.mark.parametrize("facts", ["card", "rooms"])
 @pytest.mark.parametrize(
-    ("policy", "kwargs", "p"),
+    ("horizon", "turns", "waste", "wrong"),
     [
-        ("random", {"horizon": 8, "turns": 32, "codes": 3}, 1 / 4),
-        ("expert", {"horizon": 10, "turns": 12, "expert_waste": 0.3, "expert_error": 0}, 0.7),
-        ("expert", {"horizon": 10, "turns": 20, "expert_waste": 0, "expert_error": 0.5}, 0.5),
-        ("expert", {"horizon": 10, "turns": 16, "facts": "rooms", "expert_error": 0}, 0.4),
+        (1, 1, 0.75, 0.0),
+        (2, 3, 0.5, 0.25),
+        (10, 12, 0.3, 0.0),
+        (10, 20, 0.0, 0.5),
+        (10, 16, 0.75, 0.05),
+        (12, 24, 0.9, 0.1),
     ],
 )
-def test_closed_forms_hold_for_other_arguments(policy: str, kwargs: dict, p: float) -> None:
-    mean, error = measured(ID, policy, **kwargs)
-    expected = capped_fraction(kwargs["horizon"], kwargs["turns"], p)
-    assert abs(mean - expected) <= 4 * error
+def test_score_of_the_expert_holds_for_other_arguments(
+    facts: str, horizon: int, turns: int, waste: float, wrong: float
+) -> None:
+    """The fact rooms come on top of the turns, and are no doors to doubt."""
+    mean, error = measured(
+        ID,
+        "expert",
+        400,
+        horizon=horizon,
+        turns=turns,
+        facts=facts,
+        expert_waste=waste,
+        expert_error=wrong,
+    )
+    assert abs(mean - double_checking_fraction(horizon, turns, waste, wrong)) <= 4 * error
 
 
-def test_the_most_probable_action_of_the_expert_is_to_look() -> None:
-    """So greedy imitation opens nothing, while an expert that never wastes scores 1."""
-    env = make(ID).unwrapped
+@pytest.mark.parametrize("facts", ["card", "rooms"])
+def test_the_most_probable_actions_of_the_expert(facts: str) -> None:
+    """At a new door to look; after a look, or a wrong code, to say the right one."""
+    env = make(ID, facts=facts).unwrapped
+    said: dict[str, list[str]] = {"first": [], "new": [], "looked": [], "wrong": []}
+    for seed in range(200):
+        observation, _ = env.reset(seed=seed)
+        act = env.scripted["expert"](env, np.random.default_rng(seed))
+        for _ in range(env._rooms):
+            observation, *_ = env.step(act(observation))
+        at, over = "first", False
+        while not over:
+            action, code = act(observation), env.code
+            said[at].append("right" if action == code else "look" if action == "?" else "wrong")
+            observation, _, over, _, _ = env.step(action)
+            at = {"look": "looked", "right": "new", "wrong": "wrong"}[said[at][-1]]
+    for at, look in (("first", 0.75), ("new", 0.75), ("looked", 0.0), ("wrong", 0.0)):
+        n = len(said[at])
+        shares = {word: said[at].count(word) / n for word in ("look", "right", "wrong")}
+        assert max(shares, key=shares.__getitem__) == ("look" if look else "right")
+        for word, p in (("look", look), ("right", (1 - look) * 0.95)):
+            assert abs(shares[word] - p) <= 4 * (p * (1 - p) / n) ** 0.5
+
+
+@pytest.mark.parametrize("facts", ["card", "rooms"])
+def test_greedy_imitation_of_the_expert_runs_at_half_speed(facts: str) -> None:
+    """Look, open, look, open: 60 turns open 30 of 48 doors; without a look the score is 1."""
+    env = make(ID, facts=facts)
     env.reset(seed=0)
-    act = env.scripted["expert"](env, np.random.default_rng(0))
-    said = [act("") for _ in range(2000)]
-    shares = {action: said.count(action) / 2000 for action in set(said)}
-    assert max(shares, key=shares.__getitem__) == "?"
-    assert shares["?"] == pytest.approx(0.6, abs=0.04)
-    assert shares[env.code] == pytest.approx(0.38, abs=0.04)
-    assert measured(ID, "expert", 5, expert_waste=0, expert_error=0) == (1.0, 0.0)
-    assert measured(ID, "expert", 5, expert_waste=1)[0] == 0.0
+    opened, turn, over = 0.0, 0, False
+    while not over:
+        doubt = turn % 2 == env.unwrapped._rooms % 2
+        _, reward, over, _, _ = env.step("?" if doubt else env.unwrapped.code)
+        opened, turn = opened + reward, turn + 1
+    assert opened == 30 / 48
+    always = measured(ID, "expert", 5, facts=facts, expert_waste=1, expert_error=0)
+    assert always == (pytest.approx(30 / 48), 0.0)
+    assert measured(ID, "expert", 5, facts=facts, expert_waste=0, expert_error=0) == (1.0, 0.0)

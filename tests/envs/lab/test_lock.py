@@ -26,22 +26,22 @@ def play(env: Lock, actions: str) -> list[tuple[str, float, bool]]:
 
 def test_worked_example_all_or_nothing() -> None:
     assert play(planted("bda"), "bda") == [
-        ("2?", 0.0, False),
-        ("3?", 0.0, False),
+        ("B", 0.0, False),
+        ("C", 0.0, False),
         ("open", 1.0, True),
     ]
-    assert play(planted("bda"), "bb") == [("2?", 0.0, False), ("no, locked", 0.0, True)]
+    assert play(planted("bda"), "bb") == [("B", 0.0, False), ("no, locked", 0.0, True)]
 
 
 def test_reset_goes_back_and_partial_pays_only_new_ground() -> None:
     env = planted("abca", wrong="reset", partial=True, turns=8)
     assert play(env, "abdabca") == [
-        ("2?", 0.25, False),
-        ("3?", 0.25, False),
-        ("no 1?", 0.0, False),
-        ("2?", 0.0, False),
-        ("3?", 0.0, False),
-        ("4?", 0.25, False),
+        ("B", 0.25, False),
+        ("C", 0.25, False),
+        ("no A", 0.0, False),
+        ("B", 0.0, False),
+        ("C", 0.0, False),
+        ("D", 0.25, False),
         ("open", 0.25, True),
     ]
     assert env._info()["metrics"] == {
@@ -56,8 +56,8 @@ def test_reset_goes_back_and_partial_pays_only_new_ground() -> None:
 def test_stay_costs_only_the_turn_and_the_budget_ends_it() -> None:
     env = planted("ab", wrong="stay", turns=3)
     assert play(env, "cad") == [
-        ("no 1?", 0.0, False),
-        ("2?", 0.0, False),
+        ("no A", 0.0, False),
+        ("B", 0.0, False),
         ("out of turns", 0.0, True),
     ]
 
@@ -65,18 +65,38 @@ def test_stay_costs_only_the_turn_and_the_budget_ends_it() -> None:
 @pytest.mark.parametrize("action", ["", "e", "A", "ab", "1", "ä"])
 def test_what_is_no_letter_of_the_lock_costs_a_turn_and_nothing_else(action: str) -> None:
     env = planted("ab")
-    assert env.step(action)[:3] == ("bad 1?", 0.0, False)
+    assert env.step(action)[:3] == ("bad A", 0.0, False)
     assert play(env, "ab")[-1] == ("open", 1.0, True)
 
 
 def test_hints() -> None:
-    assert make(ID, hint="none").reset(seed=0)[0] == "1?"
+    assert make(ID, hint="none").reset(seed=0)[0] == "A"
     code, line = make(ID).reset(seed=0)[0].split("\n")
-    assert len(code) == len("code ") + 8 and line == "1?"
-    assert make(ID, hint="each").reset(seed=0)[0] == f"1 {code[5]}?"
+    assert [fact[0] for fact in code.split(" ")] == list("ABCDEFGH") and line == "A"
+    assert make(ID, hint="each").reset(seed=0)[0] == f"A {code[1]}"
     short = make(ID, horizon=64, period=3).reset(seed=0)[0]
-    assert short == f"code {code[5:8]} repeated to 64\n1?"
+    assert short == f"{code[:8]} repeated to 64\nA"
     assert make(ID, rules=True).reset(seed=0)[0].endswith(f".\n{code}\n{line}")
+
+
+def test_card_and_places_of_a_planted_pattern() -> None:
+    """Place and letter stand together on the card, and the place repeats with the pattern."""
+    env = planted("bd", horizon=4)
+    env.reset(seed=0)
+    first, second = env._pattern
+    assert env._last == f"A{first} B{second} repeated to 4\nA"
+    said = [told[0] for told in play(env, 2 * env._pattern)]
+    assert said == ["B", "A", "B", "open"]
+
+
+def test_names_of_the_places_are_different() -> None:
+    """The last of 10,000 is the longest name; every card is in the observation space."""
+    env = make(ID, horizon=10_000, symbols=26, rules=True)
+    observation, _ = env.reset(seed=0)
+    card = observation.split("\n")[1].split(" ")
+    assert [fact[:-1] for fact in card[24:28]] == ["Y", "Z", "1A", "1B"]
+    assert card[-1][:-1] == "384P" and len({fact[:-1] for fact in card}) == 10_000
+    assert observation in env.observation_space
 
 
 def test_a_pattern_repeats_to_any_length() -> None:
@@ -93,14 +113,15 @@ def test_a_pattern_repeats_to_any_length() -> None:
     partial=st.booleans(),
 )
 def test_the_text_alone_suffices(seed: int, horizon: int, period: int, hint, partial) -> None:
-    """A player that reads the card, or the hint of each position, opens the lock."""
+    """A player that reads the card, or the last character of each hint, opens the lock."""
     period = min(period, horizon)
     env = make(ID, horizon=horizon, period=period, hint=hint, partial=partial)
     observation, _ = env.reset(seed=seed)
-    code = observation.split()[1]
+    facts = {fact[:-1]: fact[-1] for fact in observation.split()[:period]}
     total, turns, over = 0.0, 0, False
     while not over:
-        letter = code[turns % period] if hint == "card" else observation[-2]
+        last = observation.split()[-1]
+        letter = facts[last] if hint == "card" else last
         observation, reward, over, _, _ = env.step(letter)
         total, turns = total + reward, turns + 1
     assert total == 1.0 and turns == horizon
