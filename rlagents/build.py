@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -23,7 +25,7 @@ from rlagents.rollout.context import ContextWindow, TemplateWindow, Window
 from rlagents.rollout.episode import Actor, Limits, TextEnv
 from rlagents.rollout.pool import LocalPool, Pool
 from rlagents.rollout.worker import Job, RolloutWorker
-from rlagents.types import Task
+from rlagents.types import EpisodeKey, Task
 
 SCRIPT_SEED = 101
 """Purpose of the seed of a scripted policy (a turn's number is that of a sampled one)."""
@@ -40,9 +42,27 @@ def sampling_of(config: RunConfig) -> Sampling:
     )
 
 
+def eval_sampling_of(config: RunConfig) -> Sampling:
+    """How held-out turns are sampled, where the mode is not greedy."""
+    temperature = config.eval.temperature
+    sampling = sampling_of(config)
+    return sampling if temperature is None else replace(sampling, temperature=temperature)
+
+
 def pad_id(tokenizer: Any) -> int:
     """The id that fills rows: any will do, since padding is never read."""
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
+
+
+def seed_key(key: EpisodeKey) -> EpisodeKey:
+    """The key that an episode's random numbers derive from.
+
+    Evaluations draw the same numbers at every stage and step: two scores then differ by their
+    policies alone, and `rlagents eval` repeats what the run has measured.
+    """
+    if key.stream.startswith("eval/"):
+        return replace(key, stream="eval", iteration=0)
+    return key
 
 
 def limits_of(config: RunConfig) -> Limits:
@@ -74,15 +94,22 @@ def make_window(config: RunConfig, chat: Chat) -> Window:
 
 
 def make_worker(
-    config: RunConfig, *, device: str = "cpu", model: bool = True, tokenizer: Any = None
+    config: RunConfig,
+    *,
+    device: str = "cpu",
+    model: bool = True,
+    tokenizer: Any = None,
+    threads: int | None = None,
 ) -> RolloutWorker:
     """Environments and engine of one worker. Picklable with `functools.partial`, for Ray.
 
     Args:
         model: false where only scripted policies play.
         tokenizer: that of the policy, where it is loaded already.
+        threads: torch threads, where the process is the worker's own.
     """
-    torch.set_num_threads(1)
+    if threads is not None:
+        torch.set_num_threads(threads)
     rollout = config.rollout
     engine: LocalEngine | None = None
     if model:
@@ -109,7 +136,7 @@ def make_worker(
 
     def make_actor(job: Job, env: TextEnv) -> Actor:
         if job.scripted is not None:
-            seed = job.key.seed(config.run.seed, SCRIPT_SEED)
+            seed = seed_key(job.key).seed(config.run.seed, SCRIPT_SEED)
             rng = np.random.default_rng(seed)
             gym: Any = env
             act = scripted_policy(gym, job.scripted, rng)
@@ -119,7 +146,7 @@ def make_worker(
             engine,
             make_window(config, chat),
             job.sampling,
-            key=job.key,
+            key=seed_key(job.key),
             base_seed=config.run.seed,
             timeout_s=rollout.sampler_timeout_s,
         )
@@ -146,9 +173,9 @@ def make_pool(
             address=rollout.ray_address,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
-    build = functools.partial(make_worker, config, device="auto", model=model)
+    build = functools.partial(make_worker, config, device="auto", model=model, threads=1)
     return RayPool(
         build,
         workers=rollout.workers,

@@ -28,7 +28,7 @@ app = typer.Typer(
 envs = typer.Typer(help="The environments: list, check.")
 app.add_typer(envs, name="envs")
 
-BENCHES = {"rollout": "rlagents.bench.rollout"}
+BENCHES = {"learner": "rlagents.bench.learner", "rollout": "rlagents.bench.rollout"}
 """Name of a benchmark -> module with `run() -> Result`."""
 
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file.")]
@@ -102,7 +102,7 @@ def show(
     run_dir: RunDir,
     key: Annotated[
         str | None,
-        typer.Argument(metavar="[KEY]", help="train/12/0/3, or a stream: train, eval, eval/rl"),
+        typer.Argument(metavar="[KEY]", help="train/12/0/3, or how keys begin: eval/rl, train/12"),
     ] = None,
 ) -> None:
     """Read the journal of a run: a table of its trajectories, or the one under KEY in full."""
@@ -113,7 +113,9 @@ def show(
     from rlagents.telemetry.show import in_stream, listing, parse_key, trajectory_view
 
     reader, console = JournalReader(Path(folder) / "journal"), Console()
-    chosen = [k for k in reader.keys() if in_stream(k, key)]  # noqa: SIM118 (no mapping)
+    if not console.is_terminal:
+        console.width = 200  # whole keys for the next program in the pipe
+    chosen = sorted(k for k in reader.keys() if in_stream(k, key))  # noqa: SIM118 (no mapping)
     if chosen or key is None:
         console.print(listing(record for k in chosen if (record := reader.get(k)) is not None))
     else:

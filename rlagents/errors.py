@@ -7,8 +7,7 @@ that boundary's type, and lets an already typed error pass. Every type survives 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 from rlagents.types import ErrorRecord
 
@@ -80,19 +79,30 @@ class WorkerLost(RlagentsError, RuntimeError):
     boundary = "worker"
 
 
-@contextmanager
-def boundary(error: type[RlagentsError], doing: str) -> Iterator[None]:
+class boundary:
     """Turn whatever escapes the block into `error`; `doing` says what was tried.
+
+    A class, because `contextlib` lets a StopIteration escape when it became a RuntimeError, and
+    an environment that has run out of something raises just that.
 
     Raises:
         error: with the original as its cause. Typed errors and exits pass unchanged.
     """
-    try:
-        yield
-    except RlagentsError:
-        raise
-    except Exception as cause:
-        raise error(f"{doing}: {type(cause).__name__}: {cause}") from cause
+
+    def __init__(self, error: type[RlagentsError], doing: str) -> None:
+        self._error = error
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, cause: BaseException | None, traceback: object) -> None:
+        if isinstance(cause, Exception) and not isinstance(cause, RlagentsError):
+            raise self.named(cause) from cause
+
+    def named(self, cause: BaseException) -> RlagentsError:
+        """The cause in this boundary's type."""
+        return self._error(f"{self._doing}: {type(cause).__name__}: {cause}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

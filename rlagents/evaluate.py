@@ -30,13 +30,24 @@ class Evaluation:
     """`initial`, `warm_start` or `rl`; another policy's name outside training."""
     mode: str
     """`sampled` or `greedy`."""
-    score_mean: float
-    score_ci95: tuple[float, float]
+    score_mean: float | None
+    """None where every episode failed, as everything that is a mean."""
+    score_ci95: tuple[float, float] | None
     """Normal interval of the mean over tasks."""
     episodes: int
     """Episodes that have a score."""
     failed: int
-    turns_mean: float
+    turns_mean: float | None
+
+    @property
+    def words(self) -> str:
+        """For one line of the terminal."""
+        failed = f", {self.failed} failed" if self.failed else ""
+        if self.score_mean is None or self.score_ci95 is None:
+            return f"no score{failed}"
+        low, high = self.score_ci95
+        interval = f"[{low:.3f}, {high:.3f}]"
+        return f"score {self.score_mean:.3f} {interval} over {self.episodes} episodes{failed}"
 
     def as_dict(self) -> dict[str, Any]:
         """For `summary.json`."""
@@ -44,9 +55,7 @@ class Evaluation:
 
 
 def mean_interval(scores: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Mean and normal 95% interval; NaN for none, a point for one."""
-    if not len(scores):
-        return math.nan, (math.nan, math.nan)
+    """Mean and normal 95% interval of one score or more; a point for one."""
     mean = float(scores.mean())
     half = 1.96 * float(scores.std(ddof=1)) / math.sqrt(len(scores)) if len(scores) > 1 else 0.0
     return mean, (mean - half, mean + half)
@@ -64,14 +73,14 @@ def evaluate(
     episodes: int,
     mode: Mode = "sampled",
     scripted: str | None = None,
-    record: Callable[[Trajectory], object] = lambda trajectory: None,
+    record: Callable[[Trajectory, float], object] = lambda trajectory, score: None,
     advance: Callable[[Trajectory], None] = lambda trajectory: None,
 ) -> Evaluation:
     """Play one episode on each of the first `episodes` held-out tasks.
 
     Args:
         scripted: a scripted policy's name instead of the model.
-        record: called with each trajectory, before `advance`.
+        record: called with each trajectory and its score (NaN for a failed one), before `advance`.
     """
     if mode == "greedy":
         sampling = Sampling(temperature=0.0, max_tokens=sampling.max_tokens, stop=sampling.stop)
@@ -87,13 +96,14 @@ def evaluate(
     scores: list[float] = []
     turns: list[int] = []
     for trajectory in run_all(pool, jobs, watch):
-        record(trajectory)
-        advance(trajectory)
         scored = scorer.score(Group(task=trajectory.task, trajectories=(trajectory,)))
-        if math.isfinite(scored.scores[0]):
-            scores.append(float(scored.scores[0]))
+        score = float(scored.scores[0])
+        record(trajectory, score)
+        advance(trajectory)
+        if math.isfinite(score):
+            scores.append(score)
             turns.append(len(trajectory.turns))
-    mean, interval = mean_interval(np.array(scores))
+    mean, interval = mean_interval(np.array(scores)) if scores else (None, None)
     return Evaluation(
         step=step,
         stage=stage,
@@ -102,5 +112,5 @@ def evaluate(
         score_ci95=interval,
         episodes=len(scores),
         failed=episodes - len(scores),
-        turns_mean=float(np.mean(turns)) if turns else math.nan,
+        turns_mean=float(np.mean(turns)) if turns else None,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from rlagents import build, checkpoint, runs
 from rlagents.algos.registry import make as make_algorithm
 from rlagents.config import RunConfig
 from rlagents.data.tasks import TaskSource
-from rlagents.errors import CheckpointError
+from rlagents.errors import CheckpointError, ConfigError
 from rlagents.interrupt import Interrupt, Interrupted
 from rlagents.journal import Journal
 from rlagents.learner.group import LearnerGroup
-from rlagents.load import from_yaml_text, resolved_yaml
+from rlagents.load import load, resolved_yaml
 from rlagents.policy import models
 from rlagents.policy.chat import Chat
+from rlagents.preflight import check_env
 from rlagents.rollout.ledger import Ledger
 from rlagents.rollout.stream import RolloutStream, Watch
 from rlagents.runs import RunFolder
@@ -46,13 +48,23 @@ class RunResult:
 def start(config: RunConfig) -> RunResult:
     """Run the whole experiment in a new folder."""
     folder = runs.create(config.run, resolved_yaml(config))
-    return _run(config, folder, None)
+    try:
+        return _run(config, folder, None)
+    except ConfigError:
+        runs.discard(folder)
+        raise
 
 
 def resume(run_dir: str) -> RunResult:
-    """Go on from the newest whole checkpoint of a run; from the start where there is none."""
+    """Go on from the newest whole checkpoint of a run; from the start where there is none.
+
+    Raises:
+        ConfigError: when there is no run, or its `config.yaml` was edited into a wrong one.
+        CheckpointError: when there are checkpoints, and all are damaged.
+    """
     folder = runs.find(run_dir)
-    config = from_yaml_text(folder.config.read_text(encoding="utf-8"), str(folder.config))
+    config = load(str(folder.config))
+    check_env(config)
     saved = None
     if checkpoint.checkpoints(folder.checkpoints):
         saved = checkpoint.load(folder.checkpoints, config_hash=_hash(config))
@@ -60,13 +72,21 @@ def resume(run_dir: str) -> RunResult:
 
 
 def _run(config: RunConfig, folder: RunFolder, saved: checkpoint.Checkpoint | None) -> RunResult:
+    try:
+        return _train(config, folder, saved)
+    except KeyboardInterrupt as stop:  # at a safe point, or by a second Ctrl-C anywhere
+        interrupted = Interrupted("interrupted")
+        interrupted.run_dir = str(folder.path)
+        raise interrupted from stop
+
+
+def _train(config: RunConfig, folder: RunFolder, saved: checkpoint.Checkpoint | None) -> RunResult:
     with Interrupt() as interrupt, Display() as display:
         display.print(f"run folder: {folder.path}")
         with opened(config, folder, saved, display, interrupt) as (parts, state):
             try:
                 train(parts, state)
-            except Interrupted as stop:
-                stop.run_dir = str(folder.path)
+            except Interrupted:
                 # What is in flight is played again under the same keys when the run is resumed.
                 if state.warm:
                     parts.save(parts, state)
@@ -108,7 +128,7 @@ def opened(
         kept = _kept(state)
         journal.rollback(kept)
         resume_step = learner.steps + 1 if saved is not None else 0
-        sink = stack.enter_context(_sinks(config, folder, resume_step))
+        sink = stack.enter_context(_sinks(config, folder, resume_step, state))
         lines = JsonLines(folder.path / "spans.jsonl")
         stack.callback(lines.close)
         display.print(f"starting rollouts ({config.rollout.executor})")
@@ -116,8 +136,6 @@ def opened(
         stack.callback(pool.close)
         chat = Chat(tokenizer, system=config.policy.system, history=config.policy.history)
         algorithm = make_algorithm(config.algo)
-        if algorithm.columns and state.warm and saved is None:
-            learner.freeze_reference()
         tasks = TaskSource(config.env, config.run.seed)
         watch = Watch(
             interval_s=config.telemetry.watchdog_s, report=display.print, check=interrupt.check
@@ -153,6 +171,7 @@ def opened(
                 tasks=tasks,
                 scorer=scorer,
                 sampling=sampling,
+                eval_sampling=build.eval_sampling_of(config),
                 journal=journal,
                 ledger=ledger,
                 sink=sink,
@@ -192,17 +211,17 @@ def _warm_start(parts: Parts) -> None:
 
         def on_step(step: int, total: int, loss: float) -> None:
             parts.interrupt.check()
-            phase.advance(step=f"{step}/{total}", loss=loss)
+            phase.expect(total)
+            phase.advance(loss=loss)
 
-        report = parts.learner.sft(
-            segments,
-            config=section,
-            seed=config.run.seed,
-            folder=str(parts.folder.path / "warm_start"),
-            on_step=on_step,
-        )
-    if parts.algorithm.columns:
-        parts.learner.freeze_reference()
+        with tempfile.TemporaryDirectory(prefix="rlagents-warm-start-") as scratch:
+            report = parts.learner.sft(
+                segments,
+                config=section,
+                seed=config.run.seed,
+                folder=scratch,  # the trainer wants one, and leaves nothing in it
+                on_step=on_step,
+            )
     display.print(
         f"warm start: {len(demonstrations)} demonstrations, {len(segments)} segments, "
         f"{report.trained_tokens} tokens trained in {report.steps} steps, "
@@ -210,12 +229,17 @@ def _warm_start(parts: Parts) -> None:
     )
 
 
-def _sinks(config: RunConfig, folder: RunFolder, resume_step: int) -> MultiSink:
-    sinks: list[Sink] = [
-        JsonlSink(folder.path / "metrics.jsonl", resume_step=resume_step)
-    ]
+def _sinks(config: RunConfig, folder: RunFolder, resume_step: int, state: RunState) -> MultiSink:
+    done = {(int(e["step"]), e["mode"] == "greedy") for e in state.evals}
+
+    def unfinished(step: int, tag: str) -> bool:
+        """An evaluation that the checkpoint does not know of: it will be done again."""
+        return tag.startswith("eval/") and (step, "greedy" in tag) not in done
+
+    path = folder.path / "metrics.jsonl"
+    sinks: list[Sink] = [JsonlSink(path, resume_step=resume_step)]
     if config.telemetry.tensorboard:
-        sinks.append(TensorBoardSink(folder.tensorboard, resume_step=resume_step))
+        sinks.append(TensorBoardSink(folder.tensorboard, resume_step=resume_step, stale=unfinished))
     return MultiSink(sinks)
 
 
@@ -268,4 +292,3 @@ def _kept(state: RunState) -> Callable[[EpisodeKey], bool]:
         return (key.stream, key.iteration) in finished
 
     return keep
-

@@ -11,47 +11,60 @@ from pathlib import Path
 
 from rich.table import Table
 
-from rlagents import build, launch, runs
+from rlagents import build, runs
 from rlagents.config import PolicySection, RunConfig
 from rlagents.data.tasks import TaskSource
-from rlagents.errors import ConfigError
+from rlagents.errors import ConfigError, RlagentsError, nearest
 from rlagents.evaluate import Evaluation, Mode, evaluate
 from rlagents.interrupt import Interrupt
 from rlagents.policy import models
+from rlagents.preflight import scripted_policies
 from rlagents.preview import report
 from rlagents.rollout.stream import Watch
 from rlagents.rollout.worker import Job
 from rlagents.runs import RunFolder
 from rlagents.scoring.scorer import ReturnScorer
-from rlagents.telemetry.progress import Display
+from rlagents.telemetry.progress import Display, score_cells
 from rlagents.telemetry.show import escape
-from rlagents.types import EpisodeKey, Turn
+from rlagents.types import EpisodeKey, Trajectory, Turn
 
 SCRIPTED = ("random", "oracle", "expert")
+"""Usual names of scripted policies; an environment may have others."""
 
 
 def policy_of(config: RunConfig, origin: str | None) -> tuple[RunConfig, str | None]:
     """The config with the policy that `policy.from` names, or the name of a scripted one.
 
     Args:
-        origin: a run folder, a Hugging Face folder or name, `random`, `oracle`, `expert`, or None
-            for the config's own policy, as it is before training.
+        origin: a run folder, a Hugging Face folder or name, a scripted policy of the environment,
+            or None for the config's own policy, as it is before training.
 
     Raises:
-        ConfigError: for a run without a policy, and for what this version does not have.
+        ConfigError: for a run without a policy, and for what there is not.
     """
     if origin is None:
         return config, None
-    if origin in SCRIPTED:
-        return config, origin
     if origin == "endpoint":
         raise ConfigError("policy.from: endpoints are not in this version")
+    path = Path(origin)
+    if not path.exists():
+        scripted = scripted_policies(config)
+        if origin in scripted:
+            return config, origin
+        if origin in SCRIPTED or nearest(origin, scripted):
+            names = ", ".join(scripted) or "it has none"
+            raise ConfigError(
+                f"policy.from: expected a run folder, a model, or a scripted policy of "
+                f"{config.env.id} ({names}), got {origin!r}{nearest(origin, scripted)}"
+            )
+        if path.is_absolute() or (len(path.parts) > 1 and path.parent.is_dir()):
+            raise ConfigError(f"policy.from: no run and no model at {origin!r}")
     model = origin
-    if (Path(origin) / "config.yaml").is_file():
-        folder = RunFolder(Path(origin))
+    if (path / "config.yaml").is_file():
+        folder = RunFolder(path)
         if not folder.policy.is_dir():
             raise ConfigError(
-                f"policy.from: the run {origin!r} has no policy yet; finish it with "
+                f"policy.from: the run {origin!r} has no policy yet; go on with "
                 f"`rlagents train --resume {origin}`"
             )
         model = str(folder.policy)
@@ -69,13 +82,17 @@ def score(config: RunConfig, origin: str | None) -> list[Evaluation]:
         modes = ("sampled", "greedy")
     with Interrupt() as interrupt, Display() as display:
         device = str(models.resolve_device(config.learner.device))
-        pool = build.make_pool(
-            config, device=device, notify=display.print, model=scripted is None
-        )
+        pool = build.make_pool(config, device=device, notify=display.print, model=scripted is None)
         watch = Watch(
             interval_s=config.telemetry.watchdog_s, report=display.print, check=interrupt.check
         )
-        results = []
+        results: list[Evaluation] = []
+        failures: list[str] = []
+
+        def note(trajectory: Trajectory, score: float) -> None:
+            if trajectory.stop.failed:
+                failures.append(cause_of(trajectory))
+
         try:
             for mode in modes:
                 with display.phase(f"evaluation ({mode})", config.eval.episodes) as phase:
@@ -84,19 +101,24 @@ def score(config: RunConfig, origin: str | None) -> list[Evaluation]:
                             pool,
                             TaskSource(config.env, config.run.seed),
                             ReturnScorer(),
-                            build.sampling_of(config),
+                            build.eval_sampling_of(config),
                             watch,
                             stage=origin or config.policy.model,
                             step=0,
                             episodes=config.eval.episodes,
                             mode=mode,
                             scripted=scripted,
+                            record=note,
                             advance=lambda trajectory, phase=phase: phase.advance(),
                         )
                     )
         finally:
             pool.close()
+        if not any(result.episodes for result in results):
+            raise RlagentsError(f"every episode failed; the first with: {failures[0]}")
         display.print(_table(config, results))
+        if failures:
+            display.print(f"{len(failures)} episodes failed; the first with: {failures[0]}")
     return results
 
 
@@ -121,15 +143,18 @@ def play(config: RunConfig, origin: str | None) -> None:
         finally:
             worker.close()
         display.print(escape(trajectory.final_observation))
-        why = f": {trajectory.error.message}" if trajectory.error else ""
         display.print(
             f"{len(trajectory.turns)} turns, return {trajectory.episode_return:.4g}, "
-            f"stop: {trajectory.stop.value}{why}"
+            f"stop: {trajectory.stop.value}"
         )
+    if trajectory.stop.failed:
+        raise RlagentsError(f"the episode failed: {cause_of(trajectory)}")
 
 
 def preview(config: RunConfig) -> None:
     """Collect one real batch and print what would be trained: `rlagents preview`."""
+    from rlagents import launch  # training's libraries, which nothing else here needs
+
     with (
         Interrupt() as interrupt,
         Display() as display,
@@ -139,12 +164,17 @@ def preview(config: RunConfig) -> None:
         parts.pool.load(parts.learner.weights(), 0)
         total = config.rollout.groups * config.rollout.group_size
         with display.phase("one batch of rollouts", total) as phase:
-            collected = parts.stream.collect(0, lambda trajectory: phase.advance())
+
+            def advance(trajectory: Trajectory) -> None:
+                phase.expect(parts.ledger.started)
+                phase.advance()
+
+            collected = parts.stream.collect(0, advance)
         lines = report(
             config,
             collected,
             parts.algorithm,
-            parts.chat.decode,
+            parts.chat,
             pad_id=parts.pad_id,
             colour=display.console.is_terminal,
         )
@@ -172,6 +202,12 @@ def export(run_dir: str, out: str) -> None:
     Display().print(f"{target}: load it with policy.model={target} or AutoModelForCausalLM")
 
 
+def cause_of(trajectory: Trajectory) -> str:
+    """Why a trajectory failed, for one line."""
+    error = trajectory.error
+    return f"{error.boundary}: {error.message}" if error else trajectory.stop.value
+
+
 def _card(folder: RunFolder) -> str:
     """A short model card: where the weights come from and how they scored."""
     summary = folder.summary.read_text(encoding="utf-8") if folder.summary.exists() else "{}"
@@ -185,17 +221,17 @@ def _card(folder: RunFolder) -> str:
 def _table(config: RunConfig, results: list[Evaluation]) -> Table:
     table = Table(title=f"{config.env.id}, held-out tasks", title_justify="left")
     for name in ("policy", "mode", "score", "95% interval", "episodes", "failed", "turns"):
-        table.add_column(name)
+        text = name in ("policy", "mode")
+        table.add_column(name, justify="left" if text else "right", overflow="fold")
     for result in results:
-        low, high = result.score_ci95
+        turns = "-" if result.turns_mean is None else f"{result.turns_mean:.1f}"
         table.add_row(
             escape(result.stage),
             result.mode,
-            f"{result.score_mean:.3f}",
-            f"{low:.3f} to {high:.3f}",
+            *score_cells(result.score_mean, result.score_ci95),
             str(result.episodes),
             str(result.failed),
-            f"{result.turns_mean:.1f}",
+            turns,
         )
     return table
 
@@ -205,4 +241,3 @@ def _scratch() -> Iterator[RunFolder]:
     """A run folder that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="rlagents-preview-") as path:
         yield RunFolder(Path(path))
-

@@ -52,6 +52,11 @@ def check_env(config: RunConfig) -> None:
         )
 
 
+def scripted_policies(config: RunConfig) -> tuple[str, ...]:
+    """Names of the scripted policies of the configured environment."""
+    return _make(config.env.id, "env.kwargs", config.env.kwargs)
+
+
 def _make(env_id: str, section: str, kwargs: dict[str, Any]) -> tuple[str, ...]:
     """The names of the environment's scripted policies, by making it and closing it."""
     with boundary(EnvironmentFailure, f"making {env_id!r}"):

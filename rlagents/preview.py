@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from rich.text import Text
@@ -10,13 +10,16 @@ from rich.text import Text
 from rlagents.algos.registry import Algorithm
 from rlagents.config import RunConfig
 from rlagents.data.batches import make_batches
+from rlagents.policy.chat import Chat
 from rlagents.rollout.stream import Collected
 from rlagents.telemetry.show import escape
-from rlagents.types import Batch, ScoredGroup, Trajectory
+from rlagents.types import Batch, IntArray, ScoredGroup, Trajectory
 
 TRAINED, PINNED, CONTEXT = "bold green", "cyan", "dim"
 OPEN, CLOSE = "[[", "]]"
 """Around trained tokens where there is no colour."""
+PIN_OPEN, PIN_CLOSE = "{{", "}}"
+"""Around the pinned prefix of a later context, likewise."""
 MAX_SEGMENTS = 6
 MAX_CHARACTERS = 2000
 
@@ -25,7 +28,7 @@ def report(
     config: RunConfig,
     collected: Collected,
     algorithm: Algorithm,
-    decode: Callable[[Sequence[int]], str],
+    chat: Chat,
     *,
     pad_id: int,
     colour: bool,
@@ -50,12 +53,7 @@ def report(
     )
     for number, batch in enumerate(batches):
         yield Text(_batch_line(number, batch))
-    yield Text(
-        "legend: "
-        + (f"{OPEN}trained{CLOSE}" if not colour else "trained, ")
-        + ", pinned or repeated, context only",
-        style="italic",
-    )
+    yield _legend(colour)
     shown = 0
     for group, members in zip(groups, credits, strict=True):
         for member in _ends(group):
@@ -72,7 +70,7 @@ def report(
                 f"stop: {trajectory.stop.value}  weight of a token {weight}",
                 style="bold",
             )
-            for part in _segments(trajectory, decode, credit.gradient, colour):
+            for part in _segments(trajectory, config, chat, credit.gradient, colour):
                 shown += 1
                 yield part
 
@@ -108,12 +106,17 @@ def _ends(group: ScoredGroup) -> list[int]:
 
 def _segments(
     trajectory: Trajectory,
-    decode: Callable[[Sequence[int]], str],
+    config: RunConfig,
+    chat: Chat,
     gradient: bool,
     colour: bool,
 ) -> Iterator[Text]:
     """Each context of a trajectory as text, every token shown as what it is in training."""
-    first = trajectory.turns[0].observation_ids
+
+    def text_of(ids: IntArray) -> str:
+        return escape(chat.decode(ids.tolist()))
+
+    pinned = _pinned(trajectory, config, chat)
     for context in sorted({turn.context for turn in trajectory.turns}):
         turns = [turn for turn in trajectory.turns if turn.context == context]
         size = sum(len(t.observation_ids) + len(t.action_ids) for t in turns)
@@ -121,20 +124,42 @@ def _segments(
         text = Text(f"  segment {context}: {size} tokens, {trained} trained\n    ", style="bold")
         for index, turn in enumerate(turns):
             ids = turn.observation_ids
-            repeated = _common(ids, first) if context and index == 0 else 0
-            text.append(escape(decode(ids[:repeated].tolist())), style=PINNED)
-            text.append(escape(decode(ids[repeated:].tolist())), style=CONTEXT)
-            action = escape(decode(turn.action_ids.tolist()))
-            marked = action if colour or not gradient else f"{OPEN}{action}{CLOSE}"
-            text.append(marked, style=TRAINED if gradient else CONTEXT)
+            repeated = _common(ids, pinned) if context and index == 0 else 0
+            if repeated:
+                text.append(_marked(text_of(ids[:repeated]), PIN_OPEN, PIN_CLOSE, colour), PINNED)
+            text.append(text_of(ids[repeated:]), style=CONTEXT)
+            action = text_of(turn.action_ids)
+            if gradient:
+                text.append(_marked(action, OPEN, CLOSE, colour), style=TRAINED)
+            else:
+                text.append(action, style=CONTEXT)
             if len(text) > MAX_CHARACTERS:
                 text.append(f" ... {len(turns) - index - 1} more turns", style="italic")
                 break
         yield text
 
 
-def _common(ids: np.ndarray, first: np.ndarray) -> int:
-    """Length of the common start: what a fresh context repeats of the first one."""
+def _legend(colour: bool) -> Text:
+    if colour:
+        parts = [("trained", TRAINED), ", ", ("pinned", PINNED), ", ", ("context only", CONTEXT)]
+        return Text.assemble("legend: ", *parts)
+    return Text(f"legend: {OPEN}trained{CLOSE}, {PIN_OPEN}pinned{PIN_CLOSE}, context only")
+
+
+def _marked(text: str, opening: str, closing: str, colour: bool) -> str:
+    return text if colour else f"{opening}{text}{closing}"
+
+
+def _pinned(trajectory: Trajectory, config: RunConfig, chat: Chat) -> IntArray:
+    """[P] what a fresh context of this trajectory begins with: system message, first turns."""
+    if not config.context.pinned_turns:
+        return chat.head_ids
+    turns = [turn for turn in trajectory.turns if turn.context == 0][: config.context.pinned_turns]
+    return np.concatenate([ids for t in turns for ids in (t.observation_ids, t.action_ids)])
+
+
+def _common(ids: IntArray, first: IntArray) -> int:
+    """Length of the common start."""
     size = min(len(ids), len(first))
     differ = np.flatnonzero(ids[:size] != first[:size])
     return int(differ[0]) if len(differ) else size

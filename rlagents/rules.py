@@ -66,7 +66,7 @@ _RULES = (
         "warm_start.episodes above 0",
     ),
     _Only(
-        ("warm_start.epochs", "warm_start.lr", "warm_start.batch_segments"),
+        ("warm_start.epochs", "warm_start.optimizer", "warm_start.lr", "warm_start.batch_segments"),
         lambda c: c.warm_start.enabled,
         ("warm_start.episodes", "warm_start.path"),
         "warm_start.episodes above 0 or warm_start.path",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -51,7 +52,7 @@ class RunFolder:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Replace `summary.json` in one move, so that a reader never sees half of it."""
         draft = self.summary.with_suffix(".tmp")
-        draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        draft.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(draft, self.summary)
 
 
@@ -76,6 +77,14 @@ def create(section: RunSection, resolved: str) -> RunFolder:
             f"run.dir: can't make the run folder {str(path)!r}: {error.strerror or error}"
         ) from error
     return folder
+
+
+def discard(folder: RunFolder) -> None:
+    """Take back the folder of a run that could not begin, so that its name is free again."""
+    if [p.name for p in folder.path.iterdir()] == [folder.config.name]:
+        folder.config.unlink()
+        with contextlib.suppress(OSError):
+            folder.path.rmdir()
 
 
 def find(path: str | Path) -> RunFolder:

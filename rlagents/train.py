@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -13,10 +14,11 @@ from rlagents.algos.registry import Algorithm
 from rlagents.config import RunConfig
 from rlagents.data.batches import make_batches
 from rlagents.data.tasks import TaskSource
-from rlagents.evaluate import Evaluation, Mode, evaluate
+from rlagents.evaluate import Mode, evaluate
 from rlagents.interrupt import Interrupt
 from rlagents.journal import Journal
 from rlagents.learner.group import LearnerGroup
+from rlagents.learner.step import REFERENCE
 from rlagents.policy.chat import Chat
 from rlagents.policy.sampler import Sampling
 from rlagents.rollout.ledger import Ledger
@@ -24,11 +26,11 @@ from rlagents.rollout.pool import Pool
 from rlagents.rollout.stream import Collected, RolloutStream, Watch
 from rlagents.runs import RunFolder
 from rlagents.scoring.scorer import Scorer
-from rlagents.telemetry.progress import Display
-from rlagents.telemetry.sinks import Sink
+from rlagents.telemetry.progress import Display, stage_words
 from rlagents.telemetry.show import trajectory_text
+from rlagents.telemetry.sinks import Sink
 from rlagents.telemetry.spans import Spans
-from rlagents.types import ScoredGroup
+from rlagents.types import ScoredGroup, Trajectory
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,6 +48,8 @@ class RunState:
     idle_iterations: int = 0
     """Iterations that made no optimizer step, because no group had a signal."""
     wall_s: float = 0.0
+    finished: bool = False
+    """The last evaluation is in `evals`, and all is saved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,8 @@ class Parts:
     tasks: TaskSource
     scorer: Scorer
     sampling: Sampling
+    """Of training turns."""
+    eval_sampling: Sampling
     journal: Journal
     ledger: Ledger
     sink: Sink
@@ -80,38 +86,48 @@ def train(parts: Parts, state: RunState) -> RunState:
     Raises:
         Interrupted: at a safe point after Ctrl-C; learner and state are then consistent.
     """
-    config = parts.config
-    clock = _Clock(state)
-    if not state.warm:
-        _start(parts, state, clock)
-    _publish(parts)
-    while state.iteration < config.train.iterations:
-        iterate(parts, state)
+    config, total = parts.config, parts.config.train.iterations
+    if state.finished and state.iteration >= total:
+        parts.display.print("this run is finished")
+        return state
+    with _Clock(state) as clock:
+        if not state.warm:
+            _start(parts, state, clock)
+        _publish(parts)
+        while True:
+            # At the head, so that a run that was stopped in an evaluation makes up for it.
+            ended, every = state.iteration >= total, config.eval.every
+            if state.iteration and (ended or (every and state.iteration % every == 0)):
+                assess(parts, state, "rl")
+            if ended:
+                break
+            iterate(parts, state)
+            clock.stamp()
+            if config.checkpoint.every and state.iteration % config.checkpoint.every == 0:
+                parts.save(parts, state)
+            write_summary(parts, state)
+        state.finished = True
         clock.stamp()
-        every = config.eval.every
-        if every and state.iteration % every == 0 and state.iteration < config.train.iterations:
-            assess(parts, state, "rl")
-        if config.checkpoint.every and state.iteration % config.checkpoint.every == 0:
-            parts.save(parts, state)
+        parts.save(parts, state)
         write_summary(parts, state)
-    if config.train.iterations:
-        assess(parts, state, "rl")
-    clock.stamp()
-    parts.save(parts, state)
-    write_summary(parts, state)
     return state
 
 
 def iterate(parts: Parts, state: RunState) -> None:
     """One iteration: rollouts, advantages, optimizer steps, new weights to the workers."""
     config, spans = parts.config, parts.spans
-    total = config.rollout.groups * config.rollout.group_size
+    total, before = config.rollout.groups * config.rollout.group_size, parts.ledger.started
     title = f"iteration {state.iteration + 1}/{config.train.iterations}"
     with (
         parts.display.phase(f"{title} rollouts", total) as phase,
         spans.span("rollout", iteration=state.iteration),
     ):
-        collected = parts.stream.collect(state.iteration, lambda trajectory: phase.advance())
+
+        def advance(trajectory: Trajectory) -> None:
+            phase.expect(parts.ledger.started - before)  # dropped groups start others
+            phase.advance()
+
+        collected = parts.stream.collect(state.iteration, advance)
     with spans.span("score", iteration=state.iteration):
         credits = parts.algorithm.advantages(collected.kept)
     batches = make_batches(
@@ -123,9 +139,9 @@ def iterate(parts: Parts, state: RunState) -> None:
         pad_id=parts.pad_id,
     )
     parts.interrupt.check()
-    figures: list[dict[str, float]] = []
+    figures: list[Mapping[str, float]] = []
     with spans.span("learn", iteration=state.iteration):
-        if "reference_logprobs" in parts.algorithm.columns:
+        if parts.algorithm.columns:
             batches = [parts.learner.columns(b, parts.algorithm.columns) for b in batches]
         for batch in batches:
             figures.append(parts.learner.step(batch, parts.algorithm.loss_terms).metrics)
@@ -140,18 +156,19 @@ def iterate(parts: Parts, state: RunState) -> None:
 
 
 def assess(parts: Parts, state: RunState, stage: str) -> None:
-    """Held-out score now, sampled and, where asked for, greedy."""
+    """Held-out score now, sampled and, where asked for, greedy; once for the same weights."""
     section = parts.config.eval
     if not section.episodes:
         return
-    sampling = parts.sampling
-    if section.temperature is not None:
-        sampling = Sampling(
-            temperature=section.temperature, max_tokens=sampling.max_tokens, stop=sampling.stop
-        )
+    warm = parts.warm_start is not None
     modes: tuple[Mode, ...] = ("sampled", "greedy") if section.greedy else ("sampled",)
     for mode in modes:
-        title = f"evaluation ({stage.replace('_', ' ')}, {mode})"
+        if (stage, parts.learner.steps, mode) in map(_place, state.evals):
+            continue
+        when = stage_words(stage, warm)
+        if stage == "rl" and state.iteration < parts.config.train.iterations:
+            when = f"after iteration {state.iteration}"
+        title = f"evaluation {when}{'' if mode == 'sampled' else ', greedy'}"
         with (
             parts.display.phase(title, section.episodes) as phase,
             parts.spans.span("evaluate", stage=stage),
@@ -160,25 +177,34 @@ def assess(parts: Parts, state: RunState, stage: str) -> None:
                 parts.pool,
                 parts.tasks,
                 parts.scorer,
-                sampling,
+                parts.eval_sampling,
                 parts.watch,
                 stage=stage,
                 step=parts.learner.steps,
                 episodes=section.episodes,
                 mode=mode,
-                record=parts.journal.append,
+                record=lambda trajectory, score: _record(parts, trajectory, score),
                 advance=lambda trajectory: phase.advance(),
             )
-        state.evals = [e for e in state.evals if not _same_place(e, result)] + [result.as_dict()]
-        tag = "eval/score_mean" if mode == "sampled" else "eval/greedy_score_mean"
-        if result.episodes:
+        tag = _eval_tag(parts, state, stage, mode)
+        state.evals.append(result.as_dict())
+        if tag is not None and result.score_mean is not None:
             parts.sink.log(parts.learner.steps, {tag: result.score_mean})
-        parts.display.print(
-            f"{title}: score {result.score_mean:.3f} "
-            f"[{result.score_ci95[0]:.3f}, {result.score_ci95[1]:.3f}] "
-            f"over {result.episodes} episodes"
-            + (f", {result.failed} failed" if result.failed else "")
-        )
+        parts.display.print(f"{title}: {result.words}")
+
+
+def _record(parts: Parts, trajectory: Trajectory, score: float) -> None:
+    parts.journal.append(trajectory, {"score": score} if np.isfinite(score) else None)
+
+
+def _eval_tag(parts: Parts, state: RunState, stage: str, mode: str) -> str | None:
+    """The curve of an evaluation, which has one point a step; None where that is taken."""
+    curve = "score_mean" if mode == "sampled" else "greedy_score_mean"
+    apart = "initial" if parts.warm_start is not None else None
+    if stage == apart:
+        return f"eval/initial_{curve}"
+    taken = [(e["step"], e["mode"]) for e in state.evals if e["stage"] != apart]
+    return None if (parts.learner.steps, mode) in taken else f"eval/{curve}"
 
 
 def write_summary(parts: Parts, state: RunState, running: int = 0) -> None:
@@ -207,6 +233,8 @@ def _start(parts: Parts, state: RunState, clock: _Clock) -> None:
         parts.warm_start(parts)
         _publish(parts)
         assess(parts, state, "warm_start")
+    if REFERENCE in parts.algorithm.columns:
+        parts.learner.freeze_reference()
     parts.interrupt.check()
     state.warm = True
     clock.stamp()
@@ -226,22 +254,22 @@ def _settle(parts: Parts, collected: Collected) -> None:
         for trajectory, score in zip(scored.group.trajectories, scored.scores, strict=True):
             if trajectory.stop.failed:
                 ledger.failed[trajectory.stop.value] += 1
-                note = f"failed:{trajectory.stop.value}"
+                disposition = f"failed:{trajectory.stop.value}"
             elif fate == "trained":
                 ledger.trained += 1
-                note = fate
+                disposition = fate
             else:
                 ledger.filtered[fate.removeprefix("filtered:")] += 1
-                note = fate
-            notes = {"fate": note}
+                disposition = fate
+            notes: dict[str, str | float] = {"disposition": disposition}
             if np.isfinite(score):
-                notes["score"] = float(score)  # type: ignore[assignment]
+                notes["score"] = float(score)
             parts.journal.annotate(trajectory.key, notes)
     ledger.check(running=0)
 
 
 def _log(
-    parts: Parts, state: RunState, collected: Collected, figures: Sequence[dict[str, float]]
+    parts: Parts, state: RunState, collected: Collected, figures: Sequence[Mapping[str, float]]
 ) -> None:
     """Learner figures at each step; those of the iteration at its last step."""
     last = parts.learner.steps
@@ -263,12 +291,31 @@ def _log(
     state.idle_iterations += not figures
     parts.display.print(
         f"iteration {state.iteration}/{parts.config.train.iterations}: "
-        f"score {metrics.get('train/score_mean', float('nan')):.3f}, "
-        f"{len(collected.kept)} groups trained, {len(collected.dropped)} dropped, "
-        f"entropy {metrics.get('policy/entropy', float('nan')):.3f}, "
-        f"{metrics.get('time/rollout_s', 0):.1f} s rollouts, "
+        + _words(collected, metrics)
+        + f", {metrics.get('time/rollout_s', 0):.1f} s rollouts, "
         f"{metrics.get('time/learn_s', 0):.1f} s learning"
     )
+    if state.idle_iterations == 1 and not figures:
+        parts.display.print(
+            "  a group trains when its scores differ: easier tasks, a larger rollout.group_size "
+            "or a warm start make that more likely"
+        )
+
+
+def _words(collected: Collected, metrics: Mapping[str, float]) -> str:
+    """What came of an iteration, on one line."""
+    score = f"score {metrics['train/score_mean']:.3f}" if "train/score_mean" in metrics else ""
+    failed = sum(t.stop.failed for t in collected.trajectories)
+    causes = Counter(reason for _, reason in collected.dropped)
+    dropped = ", ".join(f"{n} {reason}" for reason, n in sorted(causes.items()))
+    parts = [
+        score or "no score",
+        f"{len(collected.kept)} groups trained" if collected.kept else "NOTHING TRAINED",
+        f"{causes.total()} dropped ({dropped})" if dropped else "",
+        f"{failed} episodes failed" if failed else "",
+        f"entropy {metrics['policy/entropy']:.3f}" if "policy/entropy" in metrics else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _rollout_figures(collected: Collected) -> dict[str, float]:
@@ -315,12 +362,8 @@ def best_and_worst(parts: Parts, groups: Sequence[ScoredGroup], step: int) -> No
             parts.sink.text(step, f"trajectories/{name}_{rank}", text)
 
 
-def _same_place(entry: dict[str, Any], result: Evaluation) -> bool:
-    return (entry["step"], entry["stage"], entry["mode"]) == (
-        result.step,
-        result.stage,
-        result.mode,
-    )
+def _place(entry: Mapping[str, Any]) -> tuple[str, int, str]:
+    return entry["stage"], entry["step"], entry["mode"]
 
 
 class _Clock:
@@ -334,3 +377,8 @@ class _Clock:
     def stamp(self) -> None:
         self._state.wall_s = self._before + time.monotonic() - self._begun
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stamp()

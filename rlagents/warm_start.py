@@ -23,7 +23,6 @@ from rlagents.rollout.worker import Job
 from rlagents.types import EpisodeKey, Segment, StopReason, Trajectory
 
 
-
 def demonstrate(
     config: RunConfig,
     pool: Pool,
@@ -112,7 +111,7 @@ def demonstrations_of(
     """Those of `warm_start.path`, or the expert's, through the file in the run folder."""
     path = Path(config.warm_start.path) if config.warm_start.path else folder
     if config.warm_start.path is None:
-        write(path, demonstrate(config, pool, tasks, watch, advance))
-    found = list(read(path))
+        write(str(path), demonstrate(config, pool, tasks, watch, advance))
+    found = list(read(str(path)))
     require(bool(found), "warm_start.path", str(path), "at least one demonstration")
     return found

@@ -60,6 +60,7 @@ class KeyRooms(LabEnv):
         keys: int = 8,
         codes: int = 10,
         facts: Literal["card", "rooms"] = "card",
+        order: Literal["loop", "random"] = "loop",
         penalty: float = 0.0,
         rules: bool = False,
         expert_waste: float = 0.75,
@@ -71,9 +72,11 @@ class KeyRooms(LabEnv):
             horizon: number of doors, which is how many turns a flawless walk takes.
             turns: turn budget for the doors; unset: a quarter more than `horizon`. The fact rooms
                 of `facts="rooms"` come on top.
-            keys: number of facts (different doors); doors return, drawn with replacement.
+            keys: number of facts (different doors); doors return.
             codes: number of different codes.
             facts: where the facts are shown, on the card or in the first rooms.
+            order: doors in the order of their letters, round and round from a random one, or
+                drawn with replacement (much harder to learn for a small model).
             penalty: what a wrong code costs.
             rules: put an explanation in front, for policies that were not trained on the game.
             expert_waste: probability that the expert looks at a door it has just reached.
@@ -89,6 +92,7 @@ class KeyRooms(LabEnv):
         self.keys = whole("keys", keys, 1, len(string.ascii_lowercase))
         self.codes = whole("codes", codes, 2, len(string.digits))
         self.facts = choice("facts", facts, ("card", "rooms"))
+        self.order = choice("order", order, ("loop", "random"))
         self.penalty = real("penalty", penalty, 0, 1)
         self.rules = flag("rules", rules)
         self.expert_waste = real("expert_waste", expert_waste, 0, 1)
@@ -99,6 +103,8 @@ class KeyRooms(LabEnv):
     def _draw(self) -> str:
         codes = self.rng.integers(self.codes, size=self.keys)
         doors = self.rng.integers(self.keys, size=self.horizon)
+        if self.order == "loop":
+            doors = (doors[0] + np.arange(self.horizon)) % self.keys
         letters = string.ascii_lowercase
         self._codes = {letters[i]: str(code) for i, code in enumerate(codes)}
         self._doors = "".join(letters[i] for i in doors)

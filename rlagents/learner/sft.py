@@ -37,6 +37,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from rlagents.config import LearnerSection, WarmStartSection
 from rlagents.learner.attention import layout_of
 from rlagents.learner.model import FlatRow, row_logprobs
+from rlagents.learner.optim import MuonAdamW
 from rlagents.types import Segment
 
 IGNORED = -100
@@ -126,6 +127,9 @@ def train_sft(
             data_collator=_collate,
             train_dataset=_dataset(segments),
             processing_class=_no_tokenizer(),
+            optimizers=(MuonAdamW(model, learner, config.lr), None)
+            if config.optimizer == "muon"
+            else (None, None),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_Progress(trainer, on_step))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from rlagents.config import PolicySection
 from rlagents.errors import ConfigError, nearest
@@ -47,8 +49,21 @@ def load(
 
 def save(model: Any, tokenizer: Any, folder: str | Path) -> None:
     """Write a folder in Hugging Face format (safetensors, tokenizer, chat template)."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with _no_bars():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep transformers' own progress bars out of ours."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def copy_weights(model: Any, weights: Mapping[str, Any]) -> None:
@@ -104,17 +119,18 @@ def _pretrained(name: str) -> tuple[Any, Any]:
         raise ConfigError(f"policy.model: no folder at {name!r}")
     source = str(folder) if local else name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, trust_remote_code=False, local_files_only=local
-        )
-        model = AutoModelForCausalLM.from_pretrained(
-            source,
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=local,
-            attn_implementation="sdpa",
-            dtype=torch.float32,
-        )
+        with _no_bars():
+            tokenizer = AutoTokenizer.from_pretrained(
+                source, trust_remote_code=False, local_files_only=local
+            )
+            model = AutoModelForCausalLM.from_pretrained(
+                source,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=local,
+                attn_implementation="sdpa",
+                dtype=torch.float32,
+            )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"policy.model: can't load {name!r}: {reason[:300]}") from error

@@ -7,10 +7,10 @@ from concurrent.futures import TimeoutError as FutureTimeout
 
 import numpy as np
 
-from rlagents.errors import EnvironmentFailure, SamplerError, boundary
-from rlagents.policy.sampler import SampleRequest, Sampler, Sampling
+from rlagents.errors import ConfigError, EnvironmentFailure, SamplerError, boundary
+from rlagents.policy.sampler import Sampler, SampleRequest, Sampling
 from rlagents.rollout.context import Window
-from rlagents.rollout.episode import Action
+from rlagents.rollout.episode import Action, plain_text
 from rlagents.types import EpisodeKey, IntArray
 
 
@@ -41,7 +41,10 @@ class PolicyActor:
         Raises:
             SamplerError: when the engine fails or does not answer in time.
         """
-        prompt = self._window.observe(observation)
+        try:
+            prompt = self._window.observe(observation)
+        except ConfigError as error:  # a template that refuses this one conversation
+            raise SamplerError(str(error)) from error
         if prompt is None:
             return None
         self._turn += 1
@@ -91,7 +94,7 @@ class ScriptedActor:
     def act(self, observation: str) -> Action | None:
         """The script's next action."""
         with boundary(EnvironmentFailure, "scripted policy"):
-            text = self._act(observation)
+            text = plain_text(self._act(observation), "an action")
         ids = self._encode(text)
         if self._window is None:
             context, added = 0, np.zeros(0, np.int32)

@@ -6,15 +6,22 @@ Whatever fails becomes a trajectory with a `StopReason` and an error named by it
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from rlagents.errors import EnvironmentFailure, RlagentsError, SamplerError, boundary
+from rlagents.errors import (
+    ConfigError,
+    EnvironmentFailure,
+    RlagentsError,
+    SamplerError,
+    boundary,
+)
 from rlagents.types import (
     EpisodeKey,
     ErrorRecord,
@@ -25,6 +32,9 @@ from rlagents.types import (
     Trajectory,
     Turn,
 )
+
+LARGEST_REWARD = float(np.finfo(np.float32).max)
+LARGEST_METRIC = float(np.finfo(np.float64).max)
 
 
 class TextEnv(Protocol):
@@ -89,33 +99,40 @@ class Progress:
     deadline: float = math.inf
     started: float = field(default_factory=time.monotonic)
     metrics: dict[str, float] = field(default_factory=dict)
-    abandoned: bool = False
-    """Set by the watchdog when it has given up on this episode: its thread should stop."""
+    outcome: Trajectory | None = None
+    """Set once, by the episode's thread or by the watchdog that has given up on it."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def waiting(self, what: str, seconds: float) -> Iterator[None]:
         """Name a wait and bound it: the watchdog ends the episode at the deadline."""
         self.waits_for, self.since = what, time.monotonic()
         self.deadline = self.since + seconds
-        yield
-        self.waits_for, self.deadline = "itself", math.inf
+        try:
+            yield
+        finally:
+            self.waits_for, self.deadline = "itself", math.inf
 
     def finish(self, stop: StopReason, error: ErrorRecord | None = None) -> Trajectory:
-        """The trajectory as far as it came."""
-        return Trajectory(
-            key=self.key,
-            task=self.task,
-            turns=tuple(self.turns),
-            final_observation=self.observation,
-            stop=stop,
-            error=error,
-            metrics={**self.metrics, "seconds": time.monotonic() - self.started},
-        )
+        """The trajectory as far as it came. The first call decides; later ones change nothing."""
+        with self._lock:
+            if self.outcome is None:
+                self.outcome = Trajectory(
+                    key=self.key,
+                    task=self.task,
+                    turns=tuple(self.turns),
+                    final_observation=self.observation,
+                    stop=stop,
+                    error=error,
+                    metrics={**self.metrics, "seconds": time.monotonic() - self.started},
+                )
+            return self.outcome
 
 
 STOP_OF_BOUNDARY = {
     "environment": StopReason.ENVIRONMENT_ERROR,
     "sandbox": StopReason.ENVIRONMENT_ERROR,
+    "judge": StopReason.ENVIRONMENT_ERROR,
     "sampler": StopReason.SAMPLER_ERROR,
     "worker": StopReason.WORKER_LOST,
 }
@@ -128,55 +145,57 @@ def run_episode(
     limits: Limits,
     on_turn: Callable[[int, Turn], None] = lambda number, turn: None,
 ) -> Trajectory:
-    """Play one episode to its end. Never raises for a failure of environment or sampler."""
+    """Play one episode to its end. A failure of environment or sampler ends it, as data.
+
+    Raises:
+        ConfigError: when there is no such actor, for example no scripted policy of that name.
+    """
     env: TextEnv | None = None
     actor: Actor | None = None
     task = progress.task
     try:
         with progress.waiting("env.reset", limits.env_timeout_s):
-            with boundary(EnvironmentFailure, "making the environment"):
+            with _environment("making the environment"):
                 env = make_env(task)
-            with boundary(EnvironmentFailure, "reset"):
+            with _environment("reset"):
                 observation, info = env.reset(seed=task.seed, options=dict(task.options) or None)
-        progress.observation = _text(observation, "reset")
-        actor = make_actor(env)
+                progress.observation = plain_text(observation, "an observation")
+                _metrics(info)
+        with (
+            progress.waiting("env.actor", limits.env_timeout_s),
+            boundary(EnvironmentFailure, "making the actor"),
+        ):
+            actor = make_actor(env)
         while (stop := _limit_reached(progress, limits)) is None:
             begun = time.monotonic()
-            with progress.waiting("sampler", limits.sampler_timeout_s):
+            with (
+                progress.waiting("sampler", limits.sampler_timeout_s),
+                boundary(SamplerError, "choosing an action"),
+            ):
                 action = actor.act(progress.observation)
             if action is None:
                 return progress.finish(StopReason.CONTEXT_LIMIT)
             sampled = time.monotonic()
             with (
                 progress.waiting("env.step", limits.env_timeout_s),
-                boundary(EnvironmentFailure, f"step {len(progress.turns)}"),
+                _environment(f"step {len(progress.turns)}"),
             ):
                 observation, reward, terminated, truncated, info = env.step(action.text)
-                reward = _number(reward)
-                following = _text(observation, "step")
-            progress.turns.append(
-                Turn(
-                    observation=progress.observation,
-                    action=action.text,
-                    observation_ids=action.observation_ids,
-                    action_ids=action.action_ids,
-                    behaviour_logprobs=action.logprobs,
-                    reward=reward,
-                    context=action.context,
-                    temperature=action.temperature,
-                    weights_version=action.weights_version,
-                    sampled_s=sampled - begun,
-                    environment_s=time.monotonic() - sampled,
-                )
-            )
-            on_turn(len(progress.turns) - 1, progress.turns[-1])
-            progress.observation = following
+                reward, following = _number(reward), plain_text(observation, "an observation")
+                terminated, truncated, metrics = bool(terminated), bool(truncated), _metrics(info)
+            if progress.outcome is not None:
+                return progress.outcome
+            turn = _turn(action, progress.observation, reward, begun, sampled)
+            progress.turns.append(turn)
+            on_turn(len(progress.turns) - 1, turn)
+            progress.observation, progress.metrics = following, metrics
             if terminated or truncated:
-                progress.metrics.update(_metrics(info))
                 return progress.finish(
                     StopReason.TERMINATED if terminated else StopReason.TRUNCATED
                 )
         return progress.finish(stop)
+    except ConfigError:
+        raise
     except RlagentsError as error:
         stop = STOP_OF_BOUNDARY.get(error.boundary, StopReason.SAMPLER_ERROR)
         return progress.finish(stop, error.record())
@@ -184,53 +203,107 @@ def run_episode(
         _close(progress, env, actor, limits)
 
 
+class _environment(boundary):
+    """Whatever comes out of an environment is its failure, exits included.
+
+    Errors of a sandbox or a judge that it uses keep their names.
+    """
+
+    def __init__(self, doing: str) -> None:
+        super().__init__(EnvironmentFailure, doing)
+
+    def __exit__(self, kind: object, cause: BaseException | None, traceback: object) -> None:
+        foreign = isinstance(cause, RlagentsError) and cause.boundary not in STOP_OF_BOUNDARY
+        if cause is not None and (foreign or isinstance(cause, SystemExit)):
+            raise self.named(cause) from cause
+        super().__exit__(kind, cause, traceback)
+
+
 def _limit_reached(progress: Progress, limits: Limits) -> StopReason | None:
+    if progress.outcome is not None:
+        return progress.outcome.stop
     if len(progress.turns) >= limits.max_turns:
         return StopReason.TURN_LIMIT
-    if progress.abandoned or time.monotonic() - progress.started >= limits.max_seconds:
+    if time.monotonic() - progress.started >= limits.max_seconds:
         return StopReason.TIME_LIMIT
     if sum(len(turn.action_ids) for turn in progress.turns) >= limits.max_tokens:
         return StopReason.TOKEN_LIMIT
     return None
 
 
-def _text(observation: object, call: str) -> str:
-    if not isinstance(observation, str):
-        raise EnvironmentFailure(
-            f"{call} returned an observation of type {type(observation).__name__}, expected str"
+def _turn(action: Action, observation: str, reward: float, begun: float, sampled: float) -> Turn:
+    with boundary(SamplerError, "recording the turn"):
+        return Turn(
+            observation=observation,
+            action=action.text,
+            observation_ids=action.observation_ids,
+            action_ids=action.action_ids,
+            behaviour_logprobs=action.logprobs,
+            reward=reward,
+            context=action.context,
+            temperature=action.temperature,
+            weights_version=action.weights_version,
+            sampled_s=sampled - begun,
+            environment_s=time.monotonic() - sampled,
         )
-    return observation
+
+
+def plain_text(value: object, what: str) -> str:
+    """The value as an exact `str` (NumPy's subclass, for one, can't be written to a journal).
+
+    Raises:
+        TypeError: for anything else; `what` says what it is.
+        ValueError: for lone surrogates, which neither a tokenizer nor a file takes.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"expected {what} of type str, got {type(value).__name__}")
+    text = str.__str__(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"expected {what} that UTF-8 can hold, got a lone surrogate at character {error.start}"
+        ) from None
+    return text
 
 
 def _number(reward: object) -> float:
+    if isinstance(reward, str | bytes):
+        raise TypeError(f"expected a reward that is a number, got {type(reward).__name__}")
     value = float(reward)  # type: ignore[arg-type]
-    if not math.isfinite(value):
-        raise ValueError(f"reward must be a finite number, got {value}")
+    if not abs(value) <= LARGEST_REWARD:
+        raise ValueError(f"expected a reward that is a finite float32, got {value}")
     return value
 
 
 def _metrics(info: Mapping[str, Any]) -> dict[str, float]:
-    """The documented `info["metrics"]`, numbers only, prefixed."""
+    """The documented `info["metrics"]`, finite numbers only, prefixed.
+
+    Raises:
+        TypeError: when `info` is no mapping.
+    """
+    if not isinstance(info, Mapping):
+        raise TypeError(f"expected info to be a dict, got {type(info).__name__}")
     found = info.get("metrics", {})
     if not isinstance(found, Mapping):
         return {}
     return {
         f"env/{name}": float(value)
         for name, value in found.items()
-        if isinstance(value, int | float | np.number) and math.isfinite(value)
+        if isinstance(value, int | float | np.integer | np.floating)
+        and (abs(value) <= LARGEST_METRIC if isinstance(value, int) else math.isfinite(value))
     }
 
 
 def _close(progress: Progress, env: TextEnv | None, actor: Actor | None, limits: Limits) -> None:
     """Close both; a failure to close does not void a finished episode."""
-    try:
-        if actor is not None:
+    if actor is not None:
+        with suppress(RlagentsError), boundary(SamplerError, "closing the actor"):
             actor.close()
-        if env is not None:
-            with (
-                progress.waiting("env.close", limits.env_timeout_s),
-                boundary(EnvironmentFailure, "close"),
-            ):
-                env.close()
-    except (EnvironmentFailure, SamplerError):
-        progress.waits_for = "nothing (close failed)"
+    if env is not None:
+        with (
+            suppress(RlagentsError),
+            progress.waiting("env.close", limits.env_timeout_s),
+            _environment("close"),
+        ):
+            env.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Mapping
@@ -80,7 +81,11 @@ class LocalPool:
         return self._worker.stats()
 
     def close(self) -> None:
-        """End the threads that are idle. May be called twice."""
+        """Drop what is queued and end the threads once they are idle. May be called twice."""
+        if self._threads:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._jobs.get_nowait()
         for _ in self._threads:
             self._jobs.put(None)
         self._threads = []

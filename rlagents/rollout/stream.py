@@ -82,10 +82,14 @@ def finished(pool: Pool, outstanding: Callable[[], int], watch: Watch) -> Iterat
 def run_all(pool: Pool, jobs: Iterable[Job], watch: Watch) -> Iterator[Trajectory]:
     """Run a fixed set of jobs."""
     left = 0
+
+    def outstanding() -> int:
+        return left
+
     for job in jobs:
         pool.submit(job)
         left += 1
-    for trajectory in finished(pool, lambda: left, watch):
+    for trajectory in finished(pool, outstanding, watch):
         left -= 1
         yield trajectory
 

@@ -100,7 +100,6 @@ class RolloutWorker:
             while not done.wait(POLL_S):
                 overdue = self._overdue(progress)
                 if overdue is not None:
-                    progress.abandoned = True
                     return overdue
         finally:
             with self._lock:

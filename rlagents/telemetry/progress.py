@@ -33,8 +33,16 @@ STAGES: Mapping[str, str] = {
 """Stages of a run's evaluations, in words."""
 
 
+def stage_words(stage: str, warm: bool = True) -> str:
+    """When an evaluation was; `warm`: whether the run has a warm start."""
+    return "before training" if stage == "initial" and not warm else STAGES.get(stage, stage)
+
+
 class Phase(Protocol):
     """Work under way."""
+
+    def expect(self, total: int) -> None:
+        """There is more to do than was known, or less."""
 
     def advance(self, n: int = 1, **figures: float | str) -> None:
         """Count `n` more things done, and show the newest figures beside them."""
@@ -140,6 +148,9 @@ class _LivePhase:
         self._progress = progress
         self._task = task
 
+    def expect(self, total: int) -> None:
+        self._progress.update(self._task, total=total)
+
     def advance(self, n: int = 1, **figures: float | str) -> None:
         if figures:
             self._progress.update(self._task, advance=n, figures=_figures(figures))
@@ -162,6 +173,10 @@ class _PlainPhase:
         self._done, self._said = 0, -1
         self._figures: dict[str, float | str] = {}
         self._mutex = threading.Lock()
+
+    def expect(self, total: int) -> None:
+        with self._mutex:
+            self._total = total
 
     def advance(self, n: int = 1, **figures: float | str) -> None:
         with self._mutex:
@@ -220,28 +235,34 @@ def results_table(evals: Sequence[Mapping[str, Any]]) -> Table:
 
     Args:
         evals: as in `summary.json`: `stage`, `step`, `score_mean`, `episodes`, and `score_ci95`,
-            either `(low, high)` or half the width of the interval. The last entry of a stage
-            counts; greedy sampling (`mode`) is a row of its own.
+            either `(low, high)` or half the width of the interval (None without a score). The last
+            entry of a stage counts; greedy sampling (`mode`) is a row of its own.
     """
     table = Table(title="score on held-out tasks", title_justify="left")
     table.add_column("")
     for name in ("score", "95% interval", "episodes", "step"):
         table.add_column(name, justify="right")
     latest = {(e["stage"], e.get("mode", "sampled")): e for e in evals}
-    order = list(STAGES)
+    order, warm = list(STAGES), any(stage == "warm_start" for stage, _ in latest)
     known = [place for place in latest if place[0] in order]
     known.sort(key=lambda place: (place[1] != "sampled", order.index(place[0])))
     for stage, mode in [*known, *(place for place in latest if place[0] not in order)]:
         entry = latest[stage, mode]
-        low, high = interval(entry["score_mean"], entry["score_ci95"])
         table.add_row(
-            escape(STAGES.get(stage, str(stage))) + ("" if mode == "sampled" else f", {mode}"),
-            f"{entry['score_mean']:.3f}",
-            f"{low:.3f} to {high:.3f}",
+            escape(stage_words(stage, warm)) + ("" if mode == "sampled" else f", {mode}"),
+            *score_cells(entry["score_mean"], entry["score_ci95"]),
             str(entry["episodes"]),
             str(entry.get("step", "")),
         )
     return table
+
+
+def score_cells(mean: float | None, ci95: float | Sequence[float] | None) -> tuple[str, str]:
+    """A score and its interval for a table."""
+    if mean is None or ci95 is None:
+        return "-", "-"
+    low, high = interval(mean, ci95)
+    return f"{mean:.3f}", f"{low:.3f} to {high:.3f}"
 
 
 def interval(mean: float, ci95: float | Sequence[float]) -> tuple[float, float]:

@@ -66,9 +66,9 @@ def parse_key(text: str) -> EpisodeKey:
     return EpisodeKey(stream=parts[0], iteration=iteration, group=group, member=member)
 
 
-def in_stream(key: EpisodeKey, stream: str | None) -> bool:
-    """Whether the key belongs to a stream or a part of it: `eval` has `eval/rl` too."""
-    return stream is None or key.stream == stream or key.stream.startswith(f"{stream}/")
+def in_stream(key: EpisodeKey, start: str | None) -> bool:
+    """Whether a key begins like this: `eval` has `eval/rl/...`, `train/12` that iteration."""
+    return start is None or str(key).startswith(f"{start.rstrip('/')}/")
 
 
 def listing(records: Iterable[Recorded]) -> Table:
@@ -76,7 +76,8 @@ def listing(records: Iterable[Recorded]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("key", "score", "return", "turns", "contexts", "tokens", "stop", "disposition"):
         right = name not in ("key", "stop", "disposition")
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+        least = len(name) if right else 8
+        table.add_column(name, justify="right" if right else "left", no_wrap=True, min_width=least)
     for record in records:
         trajectory = record.trajectory
         cells = (

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,19 @@ class TensorBoardSink:
     Args:
         folder: of the event files.
         resume_step: points and texts of this step and later are removed from earlier files.
+        stale: (step, tag) -> whether a point of an earlier step is to be removed too.
 
     Raises:
         ConfigError: when the folder can't be written.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, resume_step: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        resume_step: int | None = None,
+        stale: Callable[[int, str], bool] = lambda step, tag: False,
+    ) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self.folder = Path(folder)
@@ -41,7 +48,7 @@ class TensorBoardSink:
         with boundary(ConfigError, f"can't write the TensorBoard folder {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
             if resume_step is not None:
-                _forget(self.folder, resume_step, self._proto)
+                _forget(self.folder, resume_step, stale, self._proto)
             self._writer: EventFileWriter | None = EventFileWriter(str(self.folder))
         if resume_step is not None:
             # For a TensorBoard that is already open and holds the removed points in memory.
@@ -116,8 +123,10 @@ def as_code(text: str) -> str:
     return "\n".join("    " + line for line in escape(text).split("\n"))
 
 
-def _forget(folder: Path, step: int, proto: Mapping[str, Any]) -> None:
-    """Remove what event files hold for `step` and later.
+def _forget(
+    folder: Path, step: int, stale: Callable[[int, str], bool], proto: Mapping[str, Any]
+) -> None:
+    """Remove what event files hold for `step` and later, and what is stale.
 
     TensorBoard's own purging at a session start leaves texts where they are.
     """
@@ -128,7 +137,12 @@ def _forget(folder: Path, step: int, proto: Mapping[str, Any]) -> None:
             path.unlink()
             continue
         events = list(_read_events(path, proto))
-        kept = [data for data, event in events if event.step < step or not event.summary.value]
+        kept = [
+            data
+            for data, event in events
+            if not (tags := [value.tag for value in event.summary.value])
+            or (event.step < step and not any(stale(event.step, tag) for tag in tags))
+        ]
         if len(kept) == len(events):
             continue
         temporary = path.with_name(path.name + ".new")

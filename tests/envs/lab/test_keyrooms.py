@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 from typing import Any
 
 import numpy as np
@@ -235,3 +237,16 @@ def test_greedy_imitation_of_the_expert_runs_at_half_speed(facts: str) -> None:
     always = measured(ID, "expert", 5, facts=facts, expert_waste=1, expert_error=0)
     assert always == (pytest.approx(30 / 48), 0.0)
     assert measured(ID, "expert", 5, facts=facts, expert_waste=0, expert_error=0) == (1.0, 0.0)
+
+
+def test_a_loop_goes_through_the_letters_and_random_order_does_not() -> None:
+    def letters(order: str) -> str:
+        env = make(ID, horizon=20, turns=20, keys=4, order=order).unwrapped
+        env.reset(seed=3)
+        return env._doors
+
+    loop = letters("loop")
+    start = "abcd".index(loop[0])
+    assert loop == "".join("abcd"[(start + i) % 4] for i in range(20))
+    steps = {(ord(b) - ord(a)) % 4 for a, b in itertools.pairwise(letters("random"))}
+    assert len(steps) > 1

@@ -148,6 +148,7 @@ WRONG = {
         "keys": [0, 27, 3.0],
         "codes": [1, 11],
         "facts": ["Card", 3, ""],
+        "order": ["Loop", 3, ""],
         "penalty": [-0.1, 1.1, "0", float("nan"), True],
         "rules": [1, "yes", None],
         "expert_waste": [-0.01, 1.01],

@@ -1,0 +1,41 @@
+"""Environments for the tests with Ray: the workers import this module by `module:Id-v0`."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+
+class Walk(gymnasium.Env[str, str]):
+    """Six turns of random words. With `marker`, the first process to come to turn 3 of seed
+    `victim` makes that file and kills itself."""
+
+    def __init__(self, marker: str | None = None, victim: int = -1, always: bool = False) -> None:
+        self._marker, self._victim, self._always = marker, victim, always
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        self._rng, self._seed, self._turn = np.random.default_rng(seed), seed, 0
+        return self._say(), {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        self._turn += 1
+        if self._turn == 3 and self._marker and self._seed == self._victim:
+            marker = Path(self._marker)
+            if self._always or not marker.exists():
+                with marker.open("a", encoding="utf-8") as file:
+                    file.write(f"{os.getpid()}\n")
+                os.kill(os.getpid(), signal.SIGKILL)
+        return self._say(), float(len(action)), self._turn == 6, False, {}
+
+    def _say(self) -> str:
+        return "".join(self._rng.choice(list("abcdef"), 5))
+
+
+gymnasium.register(id="Walk-v0", entry_point=Walk)
