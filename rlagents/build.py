@@ -147,6 +147,7 @@ def make_worker(
             make_window(config, chat),
             job.sampling,
             key=seed_key(job.key),
+            conversation=str(job.key),
             base_seed=config.run.seed,
             timeout_s=rollout.sampler_timeout_s,
         )
@@ -174,6 +175,8 @@ def make_pool(
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
+            # Ray's workers are nice (15) by default; ours are what everybody waits for.
+            _system_config=None if rollout.ray_address else {"worker_niceness": 0},
         )
     build = functools.partial(make_worker, config, device="auto", model=model, threads=1)
     return RayPool(

@@ -16,7 +16,7 @@ from rlagents import build, checkpoint, runs
 from rlagents.algos.registry import make as make_algorithm
 from rlagents.config import RunConfig
 from rlagents.data.tasks import TaskSource
-from rlagents.errors import CheckpointError, ConfigError
+from rlagents.errors import CheckpointError, ConfigError, LearnerError
 from rlagents.interrupt import Interrupt, Interrupted
 from rlagents.journal import Journal
 from rlagents.learner.group import LearnerGroup
@@ -123,7 +123,7 @@ def opened(
         state = RunState()
         ledger = Ledger()
         if saved is not None:
-            state, ledger = _restore(saved, learner, display)
+            state, ledger = _restore(saved, learner, folder, display)
         journal = stack.enter_context(Journal(folder.journal))
         kept = _kept(state)
         journal.rollback(kept)
@@ -266,18 +266,22 @@ def _save(parts: Parts, state: RunState) -> None:
 
 
 def _restore(
-    saved: checkpoint.Checkpoint, learner: LearnerGroup, display: Display
+    saved: checkpoint.Checkpoint, learner: LearnerGroup, folder: RunFolder, display: Display
 ) -> tuple[RunState, Ledger]:
+    for warning in saved.warnings:
+        display.print(f"warning: {warning}")
     try:
         learner.load_state(
             checkpoint.unpack_state(saved.tensors["learner"], saved.state["learner"])
         )
         state = RunState(**saved.state["run"])
         ledger = Ledger(saved.state["ledger"])
+    except LearnerError as error:
+        raise ConfigError(
+            f"{folder.config}: its policy is not that of {saved.path.name}: {error}"
+        ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{saved.path}: not a checkpoint of this run: {error}") from error
-    for warning in saved.warnings:
-        display.print(f"warning: {warning}")
     display.print(f"resuming after iteration {state.iteration} (step {saved.step})")
     return state, ledger
 

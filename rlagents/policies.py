@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -183,22 +182,8 @@ def preview(config: RunConfig) -> None:
 
 
 def export(run_dir: str, out: str) -> None:
-    """Write the final policy of a run as a Hugging Face folder: `rlagents export`.
-
-    Raises:
-        ConfigError: when the run has no policy, or `out` exists already or can't be made.
-    """
-    folder = runs.find(run_dir)
-    if not folder.policy.is_dir():
-        raise ConfigError(f"{run_dir!r} has no policy yet: its training has not come that far")
-    target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"export: {out!r} exists already")
-    try:
-        shutil.copytree(folder.policy, target, dirs_exist_ok=True)
-        (target / "README.md").write_text(_card(folder), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"export: can't write {out!r}: {error.strerror or error}") from error
+    """Write the final policy of a run as a Hugging Face folder: `rlagents export`."""
+    target = runs.export(runs.find(run_dir), out)
     Display().print(f"{target}: load it with policy.model={target} or AutoModelForCausalLM")
 
 
@@ -206,16 +191,6 @@ def cause_of(trajectory: Trajectory) -> str:
     """Why a trajectory failed, for one line."""
     error = trajectory.error
     return f"{error.boundary}: {error.message}" if error else trajectory.stop.value
-
-
-def _card(folder: RunFolder) -> str:
-    """A short model card: where the weights come from and how they scored."""
-    summary = folder.summary.read_text(encoding="utf-8") if folder.summary.exists() else "{}"
-    config = folder.config.read_text(encoding="utf-8")
-    return (
-        "# A policy trained with rlagents\n\n## Configuration\n\n```yaml\n"
-        f"{config}```\n\n## Summary\n\n```json\n{summary}```\n"
-    )
 
 
 def _table(config: RunConfig, results: list[Evaluation]) -> Table:

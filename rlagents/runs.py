@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -97,6 +98,35 @@ def find(path: str | Path) -> RunFolder:
     if not folder.config.is_file():
         raise ConfigError(f"{str(path)!r} is not a run folder: it has no config.yaml")
     return folder
+
+
+def export(folder: RunFolder, out: str) -> Path:
+    """Copy the policy of a run, with a card, to a new folder or an empty one.
+
+    Raises:
+        ConfigError: when the run has no policy, or `out` holds something or can't be made.
+    """
+    if not folder.policy.is_dir():
+        raise ConfigError(f"{str(folder.path)!r} has no policy yet: it has not come that far")
+    target = Path(out)
+    try:
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise ConfigError(f"export: {out!r} exists already")
+        shutil.copytree(folder.policy, target, dirs_exist_ok=True)
+        (target / "README.md").write_text(_card(folder), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"export: can't write {out!r}: {error.strerror or error}") from error
+    return target
+
+
+def _card(folder: RunFolder) -> str:
+    """A short model card: where the weights come from and how they scored."""
+    summary = folder.summary.read_text(encoding="utf-8") if folder.summary.exists() else "{}"
+    config = folder.config.read_text(encoding="utf-8")
+    return (
+        "# A policy trained with rlagents\n\n## Configuration\n\n```yaml\n"
+        f"{config}```\n\n## Summary\n\n```json\n{summary}```\n"
+    )
 
 
 def _new_folder(parent: Path) -> Path:

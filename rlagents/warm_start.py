@@ -12,7 +12,7 @@ from rlagents.config import RunConfig
 from rlagents.data.demonstrations import Demonstration, read, write
 from rlagents.data.segments import segments_of
 from rlagents.data.tasks import TaskSource
-from rlagents.errors import ConfigError
+from rlagents.errors import ConfigError, boundary
 from rlagents.policy.chat import Chat
 from rlagents.policy.sampler import Sampling
 from rlagents.rollout.context import Window
@@ -33,7 +33,8 @@ def demonstrate(
     """Let the environment's expert play `warm_start.episodes` training tasks.
 
     Raises:
-        ConfigError: when an episode of the expert fails: its environment or script is broken.
+        ConfigError: when an episode of the expert fails or shows nothing to imitate: its
+            environment or script is broken.
     """
     section = config.warm_start
     jobs = [
@@ -49,12 +50,13 @@ def demonstrate(
     for trajectory in run_all(pool, jobs, watch):
         if trajectory.error is not None:
             raise ConfigError(f"warm_start.expert: {section.expert}: {trajectory.error.message}")
-        made[trajectory.key.group] = Demonstration(
-            task=trajectory.task,
-            turns=tuple((turn.observation, turn.action) for turn in trajectory.turns),
-            score=trajectory.episode_return,
-            final_observation=trajectory.final_observation,
-        )
+        with boundary(ConfigError, f"warm_start.expert: {section.expert}"):
+            made[trajectory.key.group] = Demonstration(
+                task=trajectory.task,
+                turns=tuple((turn.observation, turn.action) for turn in trajectory.turns),
+                score=trajectory.episode_return,
+                final_observation=trajectory.final_observation,
+            )
         advance(trajectory)
     return [made[i] for i in sorted(made)]
 

@@ -30,7 +30,17 @@ LAYERS = (
     {"policy", "data", "scoring", "weights"},
     {"rollout", "learner", "checkpoint"},
     {"train", "evaluate", "warm_start"},
-    {"preflight", "doctor", "build", "launch", "bench", "cli", "__main__"},
+    {
+        "preflight",
+        "doctor",
+        "preview",
+        "build",
+        "launch",
+        "policies",
+        "bench",
+        "cli",
+        "__main__",
+    },
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
@@ -68,6 +78,7 @@ MAY_IMPORT = {
     "transformers": ("learner/", "policy/", "checkpoint/", "build.py", "launch.py"),
     "trl": ("learner/sft.py",),
     "tensorboard": ("telemetry/",),
+    "matplotlib": ("telemetry/curves.py",),
     "subprocess": ("envs/sandbox/",),
     "multiprocessing": ("envs/sandbox/",),
     "socket": ("policy/endpoint.py", "policy/vllm.py", "envs/tools/"),
@@ -81,6 +92,7 @@ MAY_IMPORT = {
 MAY_WRITE = (
     "checkpoint/",
     "journal/",
+    "telemetry/curves.py",
     "telemetry/sinks.py",
     "telemetry/spans.py",
     "telemetry/tb.py",

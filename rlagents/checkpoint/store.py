@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import platform
 import re
@@ -50,7 +49,6 @@ SAVE_POINTS = (
 _NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _TEMPORARY = ".unfinished-"
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -295,8 +293,6 @@ def _load_one(path: Path, config_hash: str, passed: list[str]) -> Checkpoint:
     warnings = [*passed, *_differences(manifest["machine"])]
     if config_hash and manifest["config_hash"] != config_hash:
         warnings.append(f"{path.name} was saved under another configuration")
-    for warning in warnings:
-        _log.warning("%s", warning)
     return Checkpoint(
         step=manifest["step"],
         tensors=tensors,

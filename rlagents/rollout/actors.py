@@ -26,7 +26,10 @@ class PolicyActor:
         key: EpisodeKey,
         base_seed: int,
         timeout_s: float,
+        conversation: str | None = None,
     ) -> None:
+        """Random numbers derive from `key`; the conversation is named after it, or as given."""
+        self._conversation = str(key) if conversation is None else conversation
         self._sampler = sampler
         self._window = window
         self._sampling = sampling
@@ -49,7 +52,7 @@ class PolicyActor:
             return None
         self._turn += 1
         request = SampleRequest(
-            conversation=str(self._key),
+            conversation=self._conversation,
             prompt_ids=prompt.prompt_ids,
             sampling=self._sampling,
             seed=self._key.seed(self._base_seed, self._turn),
@@ -71,7 +74,7 @@ class PolicyActor:
 
     def close(self) -> None:
         """Free the conversation's cache."""
-        self._sampler.release(str(self._key))
+        self._sampler.release(self._conversation)
 
 
 class ScriptedActor:

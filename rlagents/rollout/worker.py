@@ -100,6 +100,7 @@ class RolloutWorker:
             while not done.wait(POLL_S):
                 overdue = self._overdue(progress)
                 if overdue is not None:
+                    self._release(job)
                     return overdue
         finally:
             with self._lock:
@@ -133,6 +134,11 @@ class RolloutWorker:
         """Stop the sampler. May be called twice."""
         if self._sampler is not None:
             self._sampler.close()
+
+    def _release(self, job: Job) -> None:
+        """Free the conversation of an episode whose thread may never come back to do it."""
+        if self._sampler is not None:
+            self._sampler.release(str(job.key))
 
     def _overdue(self, progress: Progress) -> Trajectory | None:
         now = time.monotonic()

@@ -1,4 +1,7 @@
-"""Environments for the tests with Ray: the workers import this module by `module:Id-v0`."""
+"""What the workers of the tests with Ray import: an environment that can kill its process.
+
+No torch here: a worker that needs none starts in a second.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,12 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+
+from rlagents.errors import ConfigError
+from rlagents.rollout.actors import ScriptedActor
+from rlagents.rollout.episode import Limits
+from rlagents.rollout.worker import RolloutWorker
+from rlagents.types import IntArray
 
 
 class Walk(gymnasium.Env[str, str]):
@@ -38,4 +47,25 @@ class Walk(gymnasium.Env[str, str]):
         return "".join(self._rng.choice(list("abcdef"), 5))
 
 
-gymnasium.register(id="Walk-v0", entry_point=Walk)
+gymnasium.register(id="Walk-v0", entry_point="tests.rollout.poison:Walk")
+
+
+def scripted_worker() -> RolloutWorker:
+    """Plays `Walk` without a model."""
+
+    def encode(text: str) -> IntArray:
+        return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+
+    return RolloutWorker(
+        sampler=None,
+        make_env=lambda task: Walk(**task.kwargs),
+        make_actor=lambda job, env: ScriptedActor(lambda observation: "go", None, encode),
+        limits=Limits(
+            max_turns=9, max_tokens=99, max_seconds=60, env_timeout_s=60, sampler_timeout_s=60
+        ),
+    )
+
+
+def refuse() -> RolloutWorker:
+    """A policy that can't be loaded."""
+    raise ConfigError("policy.model: no such thing")

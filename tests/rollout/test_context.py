@@ -30,9 +30,7 @@ CHATS = {
 RESERVE = 6
 PIECES = ("go north", "<think>red</think>", "<|im_end|>", "<|end|>", "<|im_start|>", "é", "鍵🔑")
 
-texts = st.one_of(
-    st.text(max_size=12), st.lists(st.sampled_from(PIECES), max_size=3).map("".join)
-)
+texts = st.one_of(st.text(max_size=12), st.lists(st.sampled_from(PIECES), max_size=3).map("".join))
 
 
 @st.composite
@@ -268,7 +266,7 @@ def test_the_template_window_cuts_by_the_same_rule_as_the_other() -> None:
     chat = CHATS["bytes, system"]
     for overlap in (0, 3, 4, 8, 9):
         for pinned in (0, 1, 2):
-            kwargs = {"window": 24, "pinned_turns": pinned, "overlap": overlap}
+            kwargs: dict[str, Any] = {"window": 24, "pinned_turns": pinned, "overlap": overlap}
             pair = [
                 play(kind(chat, section(**kwargs), RESERVE), list("abcdefghij"), turns)
                 for kind in (ContextWindow, TemplateWindow)

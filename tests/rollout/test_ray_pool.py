@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from rlagents.rollout.pool import LocalPool, Pool
 from rlagents.rollout.ray_pool import MAX_ATTEMPTS, RayPool
 from rlagents.rollout.worker import Job
 from rlagents.types import EpisodeKey, StopReason, Trajectory
+from tests.rollout.poison import refuse, scripted_worker
 from tests.rollout.toys import token_ids
 
 ENV = "tests.rollout.poison:Walk-v0"
@@ -40,7 +42,7 @@ CONFIG = RunConfig(
 )
 TASKS = TaskSource(CONFIG.env, CONFIG.run.seed)
 VICTIM = TASKS.train(0, 1).seed
-MINE = '''
+MINE = """
 import gymnasium
 
 class Mine(gymnasium.Env):
@@ -51,13 +53,13 @@ class Mine(gymnasium.Env):
         return "done", 1.0, True, False, {}
 
 gymnasium.register(id="Mine-v0", entry_point=Mine)
-'''
+"""
 
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayPool]:
     """Ray starts before the user's folder is on the path: the pool itself must hand it on."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     folder = tmp_path_factory.mktemp("mine")
     (folder / "rlagents_test_mine.py").write_text(MINE, encoding="utf-8")
     sys.path.append(str(folder))
@@ -189,12 +191,7 @@ def test_a_mistake_of_the_user_comes_out_as_itself(pool: RayPool) -> None:
     assert pool.wait(0.0) is None
 
 
-def refuse() -> Any:
-    raise ConfigError("policy.model: no such thing")
-
-
 def test_workers_that_can_not_start_say_why(pool: RayPool) -> None:
-    pool.close()  # its processors are free for the last two tests
     with pytest.raises(WorkerLost) as caught:
         RayPool(refuse, workers=1, concurrency=1, notify=lambda line: None)
     assert str(caught.value).startswith("rollout workers did not start: ")
@@ -202,11 +199,8 @@ def test_workers_that_can_not_start_say_why(pool: RayPool) -> None:
 
 
 def test_an_episode_that_always_kills_its_worker_is_given_up(pool: RayPool, tmp_path: Path) -> None:
-    pool.close()
     said: list[str] = []
-    made = RayPool(
-        functools.partial(make_worker, CONFIG), workers=1, concurrency=1, notify=said.append
-    )
+    made = RayPool(scripted_worker, workers=1, concurrency=1, notify=said.append)
     marker = tmp_path / "killed"
     todo = jobs(marker=str(marker), victim=VICTIM, always=True)
     poisoned, healthy = todo[4], todo[0]

@@ -1,4 +1,4 @@
-"""Many episodes at once. Whatever blocks here is an event that is set again before the test ends."""
+"""Many episodes at once. Whatever blocks here is an event that is set before the test ends."""
 
 from __future__ import annotations
 

@@ -139,9 +139,7 @@ def policy_actor(
     sampler: Any, of: Job, *, timeout_s: float = 60, window: int = 128, chat: Chat = BYTES
 ) -> PolicyActor:
     context = ContextWindow(chat, ContextSection(window=window), of.sampling.max_tokens)
-    return PolicyActor(
-        sampler, context, of.sampling, key=of.key, base_seed=0, timeout_s=timeout_s
-    )
+    return PolicyActor(sampler, context, of.sampling, key=of.key, base_seed=0, timeout_s=timeout_s)
 
 
 def worker(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ def test_a_return_is_the_sum_of_the_rewards() -> None:
     members = (
         trajectory(turns=3, score=2.5),
         trajectory(member=1, score=-1.0, stop=StopReason.TURN_LIMIT),
-        trajectory(member=2, turns=0),
+        dataclasses.replace(trajectory(member=2, score=9.0), turns=()),
     )
     scored = ReturnScorer().score(Group(task=TASK, trajectories=members))
     assert scored.scores.dtype == np.float32

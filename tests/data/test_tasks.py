@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import gymnasium
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rlagents.envs  # noqa: F401  (registers KeyRooms)
+from rlagents.config import EnvSection
+from rlagents.data.tasks import TaskSource
+
+SEEDS = st.integers(0, 2**31 - 1)
+PLACES = st.tuples(st.integers(0, 10_000), st.integers(0, 10_000))
+
+
+def source(seed: int = 0, **section: object) -> TaskSource:
+    return TaskSource(EnvSection(**{"id": "toy", **section}), seed)  # type: ignore[arg-type]
+
+
+@given(SEEDS, PLACES, st.integers(0, 10_000), st.integers(0, 20))
+def test_training_seeds_are_even_and_held_out_ones_odd(
+    seed: int, place: tuple[int, int], index: int, train_tasks: int
+) -> None:
+    tasks = source(seed, train_tasks=train_tasks)
+    trained = (tasks.train(*place).seed, tasks.demonstration(index, {}).seed)
+    assert all(s % 2 == 0 for s in trained)
+    assert tasks.held_out(index).seed % 2 == 1
+    assert all(0 <= s < 2**31 for s in (*trained, tasks.held_out(index).seed))
+
+
+@given(SEEDS, PLACES)
+def test_a_task_is_a_function_of_the_seed_and_its_place(seed: int, place: tuple[int, int]) -> None:
+    first, second = source(seed), source(seed)
+    assert first.train(*place) == second.train(*place)
+    assert first.held_out(place[0]) == second.held_out(place[0])
+    assert first.demonstration(place[1], {}) == second.demonstration(place[1], {})
+
+
+def test_seeds_differ_from_place_to_place_and_from_run_to_run() -> None:
+    seeds = [source(run).train(i, g).seed for run in range(3) for i in range(20) for g in range(20)]
+    assert len(set(seeds)) == len(seeds) == 1200
+    held_out = {source(run).held_out(i).seed for run in range(3) for i in range(400)}
+    assert len(held_out) == 1200
+
+
+def test_a_fixed_number_of_training_tasks_is_dealt_in_rounds() -> None:
+    tasks = source(train_tasks=5)
+    rounds = [[tasks.train(i, g).seed for g in range(10)] for i in range(6)]
+    pool = set(rounds[0])
+    assert len(pool) == 5
+    for dealt in rounds:
+        assert set(dealt[:5]) == pool  # each once before any comes again
+        assert dealt[5:] == dealt[:5]
+    assert len({tuple(dealt) for dealt in rounds}) > 1  # the order changes
+    assert pool.isdisjoint({source(seed=1, train_tasks=5).train(0, g).seed for g in range(5)})
+
+
+def test_kwargs_options_and_names() -> None:
+    tasks = source(kwargs={"horizon": 8}, options={"level": 2})
+    for task in (tasks.train(0, 0), tasks.held_out(0), tasks.demonstration(0, {})):
+        assert (task.env_id, task.kwargs, task.options) == ("toy", {"horizon": 8}, {"level": 2})
+        assert task.task_id == f"toy:{task.seed}"
+    changed = tasks.demonstration(0, {"horizon": 4, "waste": 0.5})
+    assert changed.kwargs == {"horizon": 4, "waste": 0.5}
+    assert changed.seed == tasks.demonstration(0, {}).seed
+    assert tasks.train(0, 0).kwargs == {"horizon": 8}
+
+
+@pytest.mark.parametrize("run_seed", [0, 1, 2])
+def test_no_held_out_card_of_keyrooms_is_a_training_card(run_seed: int) -> None:
+    tasks = source(run_seed, id="rlagents/KeyRooms-v0")
+    env = gymnasium.make("rlagents/KeyRooms-v0", disable_env_checker=True).unwrapped
+
+    def card(seed: int) -> str:
+        return env.reset(seed=seed)[0]
+
+    trained = {card(tasks.train(i, g).seed) for i in range(50) for g in range(40)}
+    trained |= {card(tasks.demonstration(i, {}).seed) for i in range(500)}
+    held_out = {card(tasks.held_out(i).seed) for i in range(2000)}
+    assert (len(trained), len(held_out)) == (2500, 2000)
+    assert trained.isdisjoint(held_out)
