@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from rich.text import Text
 
+from rlagents.algos.grpo import Credit
 from rlagents.algos.registry import Algorithm
 from rlagents.config import RunConfig
 from rlagents.data.batches import make_batches
 from rlagents.policy.chat import Chat
 from rlagents.rollout.stream import Collected
 from rlagents.telemetry.show import escape
-from rlagents.types import Batch, IntArray, ScoredGroup, Trajectory
+from rlagents.types import Batch, EpisodeKey, FloatArray, IntArray, ScoredGroup, Trajectory
 
 TRAINED, PINNED, CONTEXT = "bold green", "cyan", "dim"
 OPEN, CLOSE = "[[", "]]"
@@ -54,25 +55,29 @@ def report(
     for number, batch in enumerate(batches):
         yield Text(_batch_line(number, batch))
     yield _legend(colour)
-    shown = 0
+    weights = _weights(batches, groups, credits, config.algo.updates)
+    shown, skipped = 0, 0
     for group, members in zip(groups, credits, strict=True):
         for member in _ends(group):
             trajectory = group.group.trajectories[member]
             if not trajectory.turns or shown >= MAX_SEGMENTS:
+                skipped += 1
                 continue
             credit = members[member]
-            weight = _weights(batches)
             yield Text(
                 f"\n{trajectory.key}  score {float(group.scores[member]):.4g}  "
                 f"advantage {float(credit.advantages[0]):+.4g}  "
                 f"{'gets gradient' if credit.gradient else 'NO GRADIENT'}  "
                 f"{len(trajectory.turns)} turns, {trajectory.contexts} segments, "
-                f"stop: {trajectory.stop.value}  weight of a token {weight}",
+                f"stop: {trajectory.stop.value}  "
+                f"weight of a token {_span(weights[trajectory.key])}",
                 style="bold",
             )
             for part in _segments(trajectory, config, chat, credit.gradient, colour):
                 shown += 1
                 yield part
+    if skipped:
+        yield Text(f"\n{skipped} more, of the best and the worst of each group, are not shown")
 
 
 def _reasons(collected: Collected) -> list[str]:
@@ -90,8 +95,30 @@ def _batch_line(number: int, batch: Batch) -> str:
     )
 
 
-def _weights(batches: Sequence[Batch]) -> str:
-    weights = np.concatenate([b.loss_weights[b.loss_weights != 0] for b in batches] or [[]])
+def _weights(
+    batches: Sequence[Batch],
+    groups: Sequence[ScoredGroup],
+    credits: Sequence[Sequence[Credit]],
+    updates: int,
+) -> dict[EpisodeKey, FloatArray]:
+    """[A] weights of the trained tokens of each trajectory, as `make_batches` deals and labels."""
+    weights: dict[EpisodeKey, FloatArray] = {}
+    left = iter(batches)
+    for part in range(updates):
+        members = [
+            (trajectory, credit)
+            for group, several in zip(groups[part::updates], credits[part::updates], strict=True)
+            for trajectory, credit in zip(group.group.trajectories, several, strict=True)
+        ]
+        trains = any(credit.gradient and trajectory.turns for trajectory, credit in members)
+        batch = next(left) if trains else None
+        for label, (trajectory, _) in enumerate(members):
+            mine = batch.loss_weights[batch.sequence_labels == label] if batch else np.zeros(0)
+            weights[trajectory.key] = mine[mine != 0].astype(np.float32)
+    return weights
+
+
+def _span(weights: FloatArray) -> str:
     if not len(weights):
         return "0"
     low, high = float(weights.min()), float(weights.max())

@@ -310,7 +310,9 @@ def _words(collected: Collected, metrics: Mapping[str, float]) -> str:
     dropped = ", ".join(f"{n} {reason}" for reason, n in sorted(causes.items()))
     parts = [
         score or "no score",
-        f"{len(collected.kept)} groups trained" if collected.kept else "NOTHING TRAINED",
+        f"{len(collected.kept)} of {len(collected.groups)} groups trained"
+        if collected.kept
+        else "NOTHING TRAINED",
         f"{causes.total()} dropped ({dropped})" if dropped else "",
         f"{failed} episodes failed" if failed else "",
         f"entropy {metrics['policy/entropy']:.3f}" if "policy/entropy" in metrics else "",

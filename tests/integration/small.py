@@ -11,6 +11,7 @@ import yaml
 from rlagents.cli import main
 from rlagents.journal import JournalReader
 
+ROOT = Path(__file__).resolve().parents[2]
 COPY = "tests.integration.envs:test/Copy-v0"
 TRAP = "tests.integration.envs:test/Trap-v0"
 FLAWED = "tests.integration.envs:test/Flawed-v0"

@@ -207,7 +207,8 @@ def test_a_template_that_rewrites_opens_new_contexts(
 
 
 def section(**changes: Any) -> ContextSection:
-    return ContextSection(**{"window": 400, "overlap": 0, "pinned_turns": 1} | changes)
+    settings: dict[str, Any] = {"window": 400, "overlap": 0, "pinned_turns": 1}
+    return ContextSection(**settings | changes)
 
 
 def ended(chat: Chat, text: str) -> tuple[IntArray, str]:
