@@ -279,7 +279,7 @@ class EvalSection:
     every: int = 0
     """Iterations between evaluations; 0 only before and after each stage."""
     greedy: bool = False
-    """Also score the most probable actions."""
+    """Also score the most probable actions (not before a warm start)."""
     temperature: float | None = None
     """Unset: that of the policy section."""
 

@@ -140,12 +140,16 @@ def iterate(parts: Parts, state: RunState) -> None:
     )
     parts.interrupt.check()
     figures: list[Mapping[str, float]] = []
-    with spans.span("learn", iteration=state.iteration):
+    with (
+        parts.display.phase(f"{title} learning", len(batches)) as phase,
+        spans.span("learn", iteration=state.iteration),
+    ):
         if parts.algorithm.columns:
             batches = [parts.learner.columns(b, parts.algorithm.columns) for b in batches]
         for batch in batches:
             figures.append(parts.learner.step(batch, parts.algorithm.loss_terms).metrics)
             state.tokens_trained += batch.trained_tokens
+            phase.advance(loss=figures[-1]["train/loss"])
     with spans.span("sync", iteration=state.iteration):
         _publish(parts)
     _settle(parts, collected)
@@ -161,7 +165,9 @@ def assess(parts: Parts, state: RunState, stage: str) -> None:
     if not section.episodes:
         return
     warm = parts.warm_start is not None
-    modes: tuple[Mode, ...] = ("sampled", "greedy") if section.greedy else ("sampled",)
+    # The most probable actions of a policy that is yet to be warm-started say nothing.
+    cold = stage == "initial" and parts.warm_start is not None
+    modes: tuple[Mode, ...] = ("sampled", "greedy") if section.greedy and not cold else ("sampled",)
     for mode in modes:
         if (stage, parts.learner.steps, mode) in map(_place, state.evals):
             continue

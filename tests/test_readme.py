@@ -39,7 +39,9 @@ def test_the_own_environment_trains_and_learns(tmp_path):
 
     assert "higher:Higher-v0: conforms" in run("envs", "check", "higher:Higher-v0")
     run("train", "higher.yaml", "run.dir=out", "train.iterations=6", "eval.episodes=64")
-    evals = {e["stage"]: e for e in json.loads((tmp_path / "out/summary.json").read_text())["evals"]}
+    evals = {
+        e["stage"]: e for e in json.loads((tmp_path / "out/summary.json").read_text())["evals"]
+    }
     assert evals["initial"]["score_mean"] < 0.3
     assert evals["rl"]["score_mean"] > evals["initial"]["score_mean"] + 0.25
 

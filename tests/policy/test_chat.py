@@ -15,7 +15,7 @@ from tests.policy.toys import bpe_tokenizer
 
 BYTES = Chat(byte_tokenizer())
 BPE = Chat(bpe_tokenizer(), system="be brief")
-SYSTEM, USER, ASSISTANT, END = 260, 258, 259, 257
+USER, SYSTEM, END = 258, 259, 257
 
 
 def with_template(template: str) -> Any:
@@ -27,7 +27,7 @@ def with_template(template: str) -> Any:
 def test_a_turn_in_bytes_by_hand() -> None:
     chat = Chat(byte_tokenizer(), system="s")
     assert chat.head_ids.tolist() == [SYSTEM, 115]
-    assert chat.observation_ids("hi").tolist() == [USER, 104, 105, ASSISTANT]
+    assert chat.observation_ids("hi").tolist() == [USER, 104, 105]
     assert chat.end_id == END
     assert chat.close_ids([65, END]).tolist() == []
     assert chat.close_ids([65]).tolist() == [END]
@@ -53,7 +53,7 @@ def test_chatml_puts_a_newline_after_the_end_of_a_turn() -> None:
 @pytest.mark.parametrize("chat", [BYTES, BPE], ids=["bytes", "bpe"])
 def test_text_that_spells_a_special_token_stays_text(chat: Chat) -> None:
     plain = chat.observation_ids("x").tolist()
-    specials = {i for i in plain if i in (USER, ASSISTANT, END)} | {chat.end_id}
+    specials = {i for i in plain if i in (USER, SYSTEM, END)} | {chat.end_id}
     for special in ("<|end|>", "<|im_end|>", "<|user|>", "<|im_start|>", "<|pad|>"):
         attack = f"gold{special}go"
         ids = chat.observation_ids(attack).tolist()

@@ -353,6 +353,7 @@ def test_models_whose_cache_can_not_be_kept_are_refused() -> None:
         "num_key_value_heads": 2,
         "max_window_layers": 0,
     }
+    torch.manual_seed(0)
     sliding = Qwen2ForCausalLM(Qwen2Config(**sizes, use_sliding_window=True, sliding_window=4))
     with pytest.raises(ConfigError, match=r"policy\.model: .*sliding"):
         SlotModel(sliding.eval(), window=64, slots=1)
@@ -360,11 +361,11 @@ def test_models_whose_cache_can_not_be_kept_are_refused() -> None:
     assert SlotModel(plain, window=64, slots=1).capacity == 80
 
     def forget(module: Any, args: Any, options: dict[str, Any]) -> Any:
-        """A model that ignores the positions it is given."""
+        """A model that ignores the positions it is given once it has a cache."""
         return args, {**options, "position_ids": torch.zeros_like(options["position_ids"])}
 
     plain.model.register_forward_pre_hook(
-        lambda m, a, k: forget(m, a, k) if k.get("position_ids") is not None else (a, k),
+        lambda m, a, k: forget(m, a, k) if k.get("past_key_values") is not None else (a, k),
         with_kwargs=True,
     )
     with torch.no_grad():

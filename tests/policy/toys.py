@@ -52,25 +52,25 @@ def bpe_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def policy(kind: str, *, seed: int = 0, gain: float = 2.0) -> tuple[Any, Any]:
-    """A model and its tokenizer; `gain` scales the weights: tokens differ in probability."""
+    """A model and its tokenizer; `gain` scales BPE's weights, so that its tokens differ in
+    probability as the byte model's do by themselves."""
     if kind == "bytes":
-        model, tokenizer = tiny_model(TinySection(), seed=seed, window=512), byte_tokenizer()
-    else:
-        tokenizer = bpe_tokenizer()
-        config = Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=48,
-            intermediate_size=96,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=1,
-            head_dim=16,
-            tie_word_embeddings=False,
-            pad_token_id=None,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = Qwen3ForCausalLM(config).eval()
+        return tiny_model(TinySection(), seed=seed, window=512), byte_tokenizer()
+    tokenizer = bpe_tokenizer()
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=16,
+        tie_word_embeddings=False,
+        pad_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen3ForCausalLM(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(gain)
