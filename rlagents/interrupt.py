@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
 from types import FrameType
@@ -49,3 +51,6 @@ class Interrupt:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
+        # Not print: the signal may have come in the middle of one.
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nstopping at the next safe point; Ctrl-C again stops at once\n")
