@@ -1,4 +1,4 @@
-"""How a history longer than the window becomes contexts: pinned prefix, overlap, cuts between turns.
+"""How a history longer than the window becomes contexts: pinned prefix, overlap, whole turns.
 
 Source: the splitting of KLong (arXiv 2602.17547) read as a sliding window. The paper's progressive
 truncation and overlap size are not public, and it does not say whether overlapped actions count
@@ -83,8 +83,10 @@ def chunk(
     window: int,
     overlap: int,
 ) -> list[Chunk]:
-    """Cut a whole history. Turns of one size t, with W = window - head - pinned - reserve + a and
-    O rounded down to whole turns, give K = 1 + ceil(max(0, T - W) / (W - O)) contexts.
+    """Cut a whole history.
+
+    For turns of one token and a reserve of one this has a closed form: with P = head + pinned,
+    W = window - P and T turns after the pinned ones, K = 1 + ceil(max(0, T - W) / (W - O)).
 
     Args:
         openings: [N] size of each turn up to its action.

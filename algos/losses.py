@@ -13,7 +13,7 @@ LOG_RATIO_LIMIT = 20.0
 
 
 def log_ratio(policy_logprobs: Tensor, behaviour_logprobs: Tensor) -> Tensor:
-    """log r, clamped to +-20."""
+    """The logarithm of the ratio r, clamped to +-20."""
     _same_shape(policy_logprobs, behaviour_logprobs)
     return (policy_logprobs - behaviour_logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 

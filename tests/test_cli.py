@@ -223,7 +223,7 @@ def shell(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         (["export", "nowhere", "out"], "nowhere: expected the folder of a run"),
         (
             ["bench", "rolout"],
-            "bench: expected one of rollout, got 'rolout'; did you mean 'rollout",
+            "bench: expected one of learner, rollout, got 'rolout'; did you mean 'rollout",
         ),
         (["bench", "rollout", "--out", "no/where.json"], "bench --out: expected a file in a fold"),
         (["doctor", "now"], "rlagents doctor: Got unexpected extra argument(s) (now)"),
