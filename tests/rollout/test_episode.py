@@ -119,7 +119,12 @@ BROKEN = {
     "make exits": (None, leave, "making the environment: SystemExit: 3", 0),
     "make refuses": (None, misconfigured, "making the environment: ConfigError", 0),
     "reset raises": (Script(reset=boom), None, "reset: RuntimeError: boom", 0),
-    "reset gives a number": (Script((7, "b")), None, "reset: TypeError: expected an observation", 0),
+    "reset gives a number": (
+        Script((7, "b")),
+        None,
+        "reset: TypeError: expected an observation",
+        0,
+    ),
     "reset gives bytes": (Script((b"x", "b")), None, "type str, got bytes", 0),
     "reset gives text alone": (Script(reset=lambda: "ab"), None, "expected info to be a dict", 0),
     "reset gives a surrogate": (Script(("a\ud800", "b")), None, "surrogate at character 1", 0),
