@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rlagents import runs
 from rlagents.errors import ConfigError, RlagentsError, nearest
 from rlagents.load import load, resolved_yaml
 
@@ -63,9 +64,11 @@ def train(
         if config is None:
             raise ConfigError("train: expected CONFIG or --resume RUN_DIR")
         run = _load(config, overrides)
+        # Before the seconds that torch takes: a folder that can't be made is known at once.
+        made = runs.create(run.run, resolved_yaml(run))
         from rlagents import launch
 
-        launch.start(run)
+        launch.start(run, made)
 
 
 @app.command("eval")

@@ -45,9 +45,9 @@ class RunResult:
     table: RenderableType
 
 
-def start(config: RunConfig) -> RunResult:
-    """Run the whole experiment in a new folder."""
-    folder = runs.create(config.run, resolved_yaml(config))
+def start(config: RunConfig, folder: RunFolder | None = None) -> RunResult:
+    """Run the whole experiment in `folder`, by default a new one as the config names it."""
+    folder = folder or runs.create(config.run, resolved_yaml(config))
     try:
         return _run(config, folder, None)
     except ConfigError:

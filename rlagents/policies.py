@@ -68,6 +68,7 @@ def policy_of(config: RunConfig, origin: str | None) -> tuple[RunConfig, str | N
             )
         model = str(folder.policy)
     policy = dataclasses.replace(config.policy, model=model, tiny=PolicySection().tiny)
+    models.check(policy)
     return dataclasses.replace(config, policy=policy), None
 
 

@@ -17,7 +17,7 @@ SIZES = TinySection(layers=4, width=128, heads=4, kv_heads=2, mlp=400)
 COUNTS = (1, 2, 4, 8)
 
 
-def run(*, window: int = 1536, repeats: int = 3) -> Result:
+def run(*, window: int = 4096, repeats: int = 3) -> Result:
     """Measure both figures. Takes about a minute on one core with the defaults."""
     config = LearnerSection(micro_rows=1, device="cpu")
     rows = []

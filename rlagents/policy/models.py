@@ -107,7 +107,18 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _pretrained(name: str) -> tuple[Any, Any]:
+def check(section: PolicySection) -> None:
+    """Read the tokenizer alone, so that a policy that is not there is known before workers start.
+
+    Raises:
+        ConfigError: with the key `policy.model`.
+    """
+    if section.model != "tiny":
+        _tokenizer(*_source(section.model))
+
+
+def _source(name: str) -> tuple[str, bool]:
+    """What transformers should read, and whether it is a folder of this machine."""
     folder = Path(name).expanduser()
     local = folder.is_dir()
     if local and not list(folder.glob("*.safetensors")):
@@ -117,23 +128,39 @@ def _pretrained(name: str) -> tuple[Any, Any]:
     is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if folder.is_file() or (is_path and not local):
         raise ConfigError(f"policy.model: no folder at {name!r}")
-    source = str(folder) if local else name
+    return (str(folder) if local else name), local
+
+
+@contextmanager
+def _loading(source: str) -> Iterator[None]:
+    """Turn whatever transformers raises into one line."""
     try:
         with _no_bars():
-            tokenizer = AutoTokenizer.from_pretrained(
-                source, trust_remote_code=False, local_files_only=local
-            )
-            model = AutoModelForCausalLM.from_pretrained(
-                source,
-                trust_remote_code=False,
-                use_safetensors=True,
-                local_files_only=local,
-                attn_implementation="sdpa",
-                dtype=torch.float32,
-            )
+            yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"policy.model: can't load {name!r}: {reason[:300]}") from error
+        raise ConfigError(f"policy.model: can't load {source!r}: {reason[:300]}") from error
+
+
+def _tokenizer(source: str, local: bool) -> Any:
+    with _loading(source):
+        return AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False, local_files_only=local
+        )
+
+
+def _pretrained(name: str) -> tuple[Any, Any]:
+    source, local = _source(name)
+    tokenizer = _tokenizer(source, local)
+    with _loading(source):
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=local,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+        )
     return model, tokenizer
 
 
