@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -12,9 +11,10 @@ import numpy as np
 
 from rlagents.algos.registry import Algorithm
 from rlagents.config import RunConfig
-from rlagents.data.batches import make_batches
+from rlagents.data.batches import Credit, make_batches
 from rlagents.data.tasks import TaskSource
 from rlagents.evaluate import Mode, evaluate
+from rlagents.figures import best_and_worst, rollout_metrics, words
 from rlagents.interrupt import Interrupt
 from rlagents.journal import Journal
 from rlagents.learner.group import LearnerGroup
@@ -152,7 +152,7 @@ def iterate(parts: Parts, state: RunState) -> None:
             phase.advance(loss=figures[-1]["train/loss"])
     with spans.span("sync", iteration=state.iteration):
         _publish(parts)
-    _settle(parts, collected)
+    _settle(parts, collected, credits)
     state.iteration += 1
     state.env_turns += sum(len(t.turns) for t in collected.trajectories)
     state.tokens_sampled += sum(t.sampled_tokens for t in collected.trajectories)
@@ -166,7 +166,7 @@ def assess(parts: Parts, state: RunState, stage: str) -> None:
         return
     warm = parts.warm_start is not None
     # The most probable actions of a policy that is yet to be warm-started say nothing.
-    cold = stage == "initial" and parts.warm_start is not None
+    cold = stage == "initial" and warm
     modes: tuple[Mode, ...] = ("sampled", "greedy") if section.greedy and not cold else ("sampled",)
     for mode in modes:
         if (stage, parts.learner.steps, mode) in map(_place, state.evals):
@@ -252,26 +252,37 @@ def _publish(parts: Parts) -> None:
     parts.pool.load(parts.learner.weights(), parts.learner.steps)
 
 
-def _settle(parts: Parts, collected: Collected) -> None:
-    """Every trajectory of the iteration into the ledger, and why into the journal."""
+def _settle(parts: Parts, collected: Collected, credits: Sequence[Sequence[Credit]]) -> None:
+    """Every trajectory of the iteration into the ledger, and why into the journal.
+
+    A member of a trained group that gets no gradient itself was not trained on: it counts as
+    filtered, `no_gradient`.
+    """
+    for scored, members in zip(collected.kept, credits, strict=True):
+        _settle_group(parts, scored, [None if c.gradient else "no_gradient" for c in members])
+    for scored, reason in collected.dropped:
+        _settle_group(parts, scored, [reason] * len(scored.scores))
+    parts.ledger.check(running=0)
+
+
+def _settle_group(parts: Parts, scored: ScoredGroup, reasons: Sequence[str | None]) -> None:
+    """Count and note each member; a reason of None is one that was trained on."""
     ledger = parts.ledger
-    dropped = [(group, f"filtered:{reason}") for group, reason in collected.dropped]
-    for scored, fate in [(group, "trained") for group in collected.kept] + dropped:
-        for trajectory, score in zip(scored.group.trajectories, scored.scores, strict=True):
-            if trajectory.stop.failed:
-                ledger.failed[trajectory.stop.value] += 1
-                disposition = f"failed:{trajectory.stop.value}"
-            elif fate == "trained":
-                ledger.trained += 1
-                disposition = fate
-            else:
-                ledger.filtered[fate.removeprefix("filtered:")] += 1
-                disposition = fate
-            notes: dict[str, str | float] = {"disposition": disposition}
-            if np.isfinite(score):
-                notes["score"] = float(score)
-            parts.journal.annotate(trajectory.key, notes)
-    ledger.check(running=0)
+    rows = zip(scored.group.trajectories, scored.scores, reasons, strict=True)
+    for trajectory, score, reason in rows:
+        if trajectory.stop.failed:
+            ledger.failed[trajectory.stop.value] += 1
+            disposition = f"failed:{trajectory.stop.value}"
+        elif reason is None:
+            ledger.trained += 1
+            disposition = "trained"
+        else:
+            ledger.filtered[reason] += 1
+            disposition = f"filtered:{reason}"
+        notes: dict[str, str | float] = {"disposition": disposition}
+        if np.isfinite(score):
+            notes["score"] = float(score)
+        parts.journal.annotate(trajectory.key, notes)
 
 
 def _log(
@@ -283,7 +294,7 @@ def _log(
     for step, figure in enumerate(figures, start=first):
         if step < last:
             parts.sink.log(step, figure)
-    metrics = {**_rollout_figures(collected), **parts.spans.take_totals()}
+    metrics = {**rollout_metrics(collected), **parts.spans.take_totals()}
     seconds = metrics.get("time/rollout_s", 0.0)
     if seconds > 0:
         sampled = sum(t.sampled_tokens for t in collected.trajectories)
@@ -293,11 +304,13 @@ def _log(
     metrics["train/iteration"] = float(state.iteration)
     if figures:  # without a step there is no new place on the axis
         parts.sink.log(last, metrics)
-        best_and_worst(parts, collected.groups, last)
+        shown = best_and_worst(collected.groups, parts.config.telemetry.trajectories)
+        for tag, score, trajectory in shown:
+            parts.sink.text(last, tag, trajectory_text(trajectory, score))
     state.idle_iterations += not figures
     parts.display.print(
         f"iteration {state.iteration}/{parts.config.train.iterations}: "
-        + _words(collected, metrics)
+        + words(collected, metrics)
         + f", {metrics.get('time/rollout_s', 0):.1f} s rollouts, "
         f"{metrics.get('time/learn_s', 0):.1f} s learning"
     )
@@ -306,68 +319,6 @@ def _log(
             "  a group trains when its scores differ: easier tasks, a larger rollout.group_size "
             "or a warm start make that more likely"
         )
-
-
-def _words(collected: Collected, metrics: Mapping[str, float]) -> str:
-    """What came of an iteration, on one line."""
-    score = f"score {metrics['train/score_mean']:.3f}" if "train/score_mean" in metrics else ""
-    failed = sum(t.stop.failed for t in collected.trajectories)
-    causes = Counter(reason for _, reason in collected.dropped)
-    dropped = ", ".join(f"{n} {reason}" for reason, n in sorted(causes.items()))
-    parts = [
-        score or "no score",
-        f"{len(collected.kept)} of {len(collected.groups)} groups trained"
-        if collected.kept
-        else "NOTHING TRAINED",
-        f"{causes.total()} dropped ({dropped})" if dropped else "",
-        f"{failed} episodes failed" if failed else "",
-        f"entropy {metrics['policy/entropy']:.3f}" if "policy/entropy" in metrics else "",
-    ]
-    return ", ".join(part for part in parts if part)
-
-
-def _rollout_figures(collected: Collected) -> dict[str, float]:
-    trajectories = collected.trajectories
-    healthy = [t for t in trajectories if not t.stop.failed]
-    scores = np.concatenate([g.scores for g in collected.groups])
-    scores = scores[np.isfinite(scores)]
-    flat = sum(reason == "zero_variance" for _, reason in collected.dropped)
-    figures = {
-        "rollout/truncated_frac": float(np.mean([t.stop.cut for t in trajectories])),
-        "rollout/failed_frac": 1 - len(healthy) / len(trajectories),
-        "sampling/zero_variance_frac": flat / len(collected.groups),
-        "sampling/groups_dropped": float(len(collected.dropped)),
-        "sampling/groups_kept": float(len(collected.kept)),
-    }
-    if len(scores):
-        figures["train/score_mean"] = float(scores.mean())
-    if healthy:
-        figures |= {
-            "train/return_mean": float(np.mean([t.episode_return for t in healthy])),
-            "rollout/turns_per_trajectory": float(np.mean([len(t.turns) for t in healthy])),
-            "rollout/tokens_per_trajectory": float(np.mean([t.sampled_tokens for t in healthy])),
-            "context/segments_per_trajectory": float(np.mean([t.contexts for t in healthy])),
-        }
-        names = {name for t in healthy for name in t.metrics if name.startswith("env/")}
-        for name in sorted(names):
-            figures[name] = float(np.mean([t.metrics[name] for t in healthy if name in t.metrics]))
-    return figures
-
-
-def best_and_worst(parts: Parts, groups: Sequence[ScoredGroup], step: int) -> None:
-    """The trajectories of highest and lowest score, as text."""
-    count = parts.config.telemetry.trajectories
-    scored = [
-        (float(score), trajectory)
-        for group in groups
-        for score, trajectory in zip(group.scores, group.group.trajectories, strict=True)
-        if np.isfinite(score)
-    ]
-    scored.sort(key=lambda pair: (-pair[0], pair[1].key))
-    for rank in range(min(count, len(scored))):
-        for name, (score, trajectory) in (("best", scored[rank]), ("worst", scored[-1 - rank])):
-            text = trajectory_text(trajectory, score)
-            parts.sink.text(step, f"trajectories/{name}_{rank}", text)
 
 
 def _place(entry: Mapping[str, Any]) -> tuple[str, int, str]:

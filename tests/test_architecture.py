@@ -29,7 +29,7 @@ LAYERS = (
     },
     {"policy", "data", "scoring", "weights"},
     {"rollout", "learner", "checkpoint"},
-    {"train", "evaluate", "warm_start"},
+    {"train", "evaluate", "figures", "warm_start"},
     {
         "preflight",
         "doctor",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ MAX_HORIZON = 10_000
 _STREAM = 0x1AB
 
 
-class LabEnv(gymnasium.Env[str, str]):
+class LabEnv(gymnasium.Env[str, str], ABC):
     """A deterministic text environment with a turn budget.
 
     A subclass draws a task (`_draw`), answers actions (`_answer`) and keeps a running score
@@ -85,20 +86,21 @@ class LabEnv(gymnasium.Env[str, str]):
     def _info(self) -> dict[str, Any]:
         return {"metrics": {"turns": float(self._turn), **self._metrics()}}
 
+    @abstractmethod
     def _draw(self) -> str:
         """Draw the task with `self.rng`; the first observation."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _answer(self, action: str) -> tuple[str, bool]:
         """The next observation for a stripped action, and whether the task is over."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _score(self) -> float:
         """The score so far: the return of an episode that ended now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _metrics(self) -> dict[str, float]:
-        raise NotImplementedError
+        """Counts of the episode so far, for `info["metrics"]`."""
 
 
 def whole(name: str, value: object, low: int, high: int) -> int:

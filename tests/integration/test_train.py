@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -206,3 +207,19 @@ def test_a_run_that_could_not_begin_leaves_its_folder_free(
     assert not (tmp_path / "run").exists()
     done(capsys, "train", config, run)
     assert "holds a run already" in refused(capsys, 2, "train", config, run)
+
+
+def test_what_gets_no_gradient_is_not_called_trained(tmp_path: Path, capsys: Any) -> None:
+    """Every episode is cut after two of three turns, and cut ones are kept from the gradient."""
+    path = small.write(
+        tmp_path,
+        rollout={"max_turns": 2},
+        algo={"truncation": {"gradient": False}, "max_refills": 0},
+        train={"iterations": 2},
+    )
+    small.done(capsys, "train", path, f"run.dir={tmp_path / 'run'}")
+    result = summary(tmp_path / "run")
+    reasons = result["ledger"]["filtered"]["reasons"]
+    assert result["ledger"]["trained"] == 0 and result["steps"] == 0
+    assert reasons["no_gradient"] > 0 and reasons["no_gradient"] % 4 == 0
+    assert sum(reasons.values()) == result["ledger"]["started"] == 2 * 2 * 4
