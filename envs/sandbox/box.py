@@ -1,0 +1,221 @@
+"""The sandbox as users meet it: a workspace, commands and sessions in it, its files."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rlagents.envs.sandbox import files
+from rlagents.envs.sandbox.choice import ready
+from rlagents.envs.sandbox.config import SandboxConfig
+from rlagents.envs.sandbox.process import Feed, Process, Streams, communicate, finish
+from rlagents.envs.sandbox.result import Result, Snapshot
+from rlagents.envs.sandbox.session import Kind, Session
+from rlagents.envs.sandbox.tiers.base import Box
+from rlagents.envs.sandbox.watchdog import watchdog
+from rlagents.errors import SandboxBroken, boundary
+
+READ_LIMIT = 16 * 2**20
+"""Bytes of a file that `read` returns unless told otherwise."""
+
+
+class Sandbox:
+    """A workspace that an agent's code runs in.
+
+    What the code does wrong is a `Result`; what the sandbox does wrong is a `SandboxBroken`, and
+    never stands in a result.
+
+    Example:
+        with Sandbox({"tier": "strict", "packages": ["numpy"]}) as box:
+            box.write("main.py", "import numpy; print(numpy.arange(3).sum())")
+            print(box.run(["python3", "main.py"]).stdout)  # 3
+    """
+
+    def __init__(self, config: SandboxConfig | Mapping[str, Any] | None = None) -> None:
+        """Make an empty workspace.
+
+        Raises:
+            ConfigError: a wrong setting, or isolation that this machine can't give, with what to
+                install.
+            SandboxBroken: it can't be made, or the self-probe found it open.
+        """
+        self.config = SandboxConfig.of(config)
+        tier = ready(self.config)
+        self.tier = tier.name
+        self._box = tier.open(self.config)
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        # Also when nobody calls close: at the latest when this process ends.
+        self._close = weakref.finalize(self, _close, self._sessions, self._box)
+
+    @property
+    def where(self) -> str:
+        """The workspace's path as programs in it see it."""
+        return self._box.where
+
+    def run(
+        self,
+        command: Sequence[str] | str,
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        wall_s: float | None = None,
+    ) -> Result:
+        """Run a command to its end, in the workspace; everything it started ends with it.
+
+        Args:
+            command: a program and its arguments, or a line for `sh`.
+            stdin: what it reads.
+            env: environment variables beside those of the configuration.
+            wall_s: seconds, instead of the configured.
+
+        Raises:
+            SandboxBroken: the sandbox failed.
+        """
+        streams = Streams.of(self.config)
+        return self._run(_argv(command), streams, stdin=stdin, env=env, wall_s=wall_s)
+
+    def python(self, source: str, *, wall_s: float | None = None) -> Result:
+        """Run a Python program, isolated from the workspace's own modules (`python3 -I`).
+
+        Raises:
+            SandboxBroken: the sandbox failed.
+        """
+        data = source.encode(errors="replace")
+        return self.run(["python3", "-I", "-"], stdin=data, wall_s=wall_s)
+
+    def shell(self) -> Session:
+        """A `bash` that stays alive between turns."""
+        return self._session("shell")
+
+    def repl(self) -> Session:
+        """A Python that stays alive between turns."""
+        return self._session("python")
+
+    def write(self, path: str, data: bytes | str, *, mode: int = 0o644) -> None:
+        """Write a file of the workspace, whole or not at all; folders on the way are made.
+
+        Raises:
+            UnsafeFile: the path leaves the workspace or meets a link.
+            OSError: the workspace is full, or a folder is in the way.
+        """
+        raw = data.encode(errors="surrogateescape") if isinstance(data, str) else data
+        root = self._open_root()
+        owner = os.fstat(root).st_uid if os.geteuid() == 0 else None
+        files.write(root, path, raw, owner=owner, mode=mode)
+
+    def read(self, path: str, *, limit: int = READ_LIMIT) -> bytes:
+        """All of a regular file of the workspace.
+
+        Raises:
+            UnsafeFile: a link, no regular file, one with several names, or over `limit` bytes.
+            FileNotFoundError: nothing is there.
+        """
+        return files.read(self._open_root(), path, limit=limit)
+
+    def files(self) -> Iterator[files.Entry]:
+        """What is in the workspace.
+
+        Raises:
+            UnsafeFile: more names or deeper folders than anybody should look at.
+        """
+        return files.entries(self._open_root())
+
+    def snapshot(self) -> Snapshot:
+        """All files as they are now. Sessions go on; their memory is not part of it.
+
+        Raises:
+            SandboxBroken: they can't be packed.
+        """
+        keep = 2 * (self.config.workspace_mb + 1) * 2**20 + 4096 * self.config.workspace_files
+        streams = Streams.of(self.config, keep)
+        argv = ["tar", "--create", "--sparse", "--file=-", "--directory", self.where, "."]
+        done = self._run(argv, streams, wall_s=120.0, unbounded=True)
+        if done.exit_status not in (0, 1):  # 1: something changed meanwhile
+            raise SandboxBroken(f"packing the workspace: {done.describe()}: {done.stderr[-500:]}")
+        return Snapshot(streams.out.bytes())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put the workspace back to a snapshot: files made since are gone.
+
+        Raises:
+            SandboxBroken: it can't be unpacked.
+        """
+        clear = f"find {self.where} -mindepth 1 -delete"
+        unpack = f"tar --extract --file=- --directory {self.where} --preserve-permissions"
+        script = f"chmod -R u+rwX {self.where} 2>/dev/null; {clear} && {unpack}"
+        done = self._run(
+            ["sh", "-c", script], Streams.of(self.config), stdin=snapshot.tar, wall_s=120.0
+        )
+        if not done.ok:
+            raise SandboxBroken(f"restoring: {done.describe()}: {done.stderr[-500:]}")
+
+    def close(self) -> None:
+        """End everything in it and free it. Twice is fine."""
+        self._close()
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _open_root(self) -> int:
+        self._require_open()
+        return self._box.root
+
+    def _require_open(self) -> None:
+        if not self._close.alive:
+            raise ValueError("the sandbox is closed")
+
+    def _session(self, kind: Kind) -> Session:
+        self._require_open()
+        with boundary(SandboxBroken, f"starting a {kind} session"):
+            session = Session(self._box, self.config, kind)
+        self._sessions.add(session)
+        return session
+
+    def _run(
+        self,
+        argv: Sequence[str],
+        streams: Streams,
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        wall_s: float | None = None,
+        unbounded: bool = False,
+    ) -> Result:
+        self._require_open()
+        with boundary(SandboxBroken, f"running {argv[0]!r}"):
+            process = self._box.start(argv, env=env or {}, stdin=bool(stdin))
+            try:
+                limit = self.config.wall_s if wall_s is None else wall_s
+                if unbounded:
+                    streams.bound = max(streams.bound, 2**62)
+                if (
+                    communicate(process, streams, wall_s=limit, feed=_feed(process, stdin))
+                    == "time"
+                ):
+                    process.end("wall_s")
+                return finish(process, streams)
+            finally:
+                watchdog.forget(process)
+                process.close()
+
+
+def _feed(process: Process, data: bytes) -> Feed | None:
+    into = process.started.stdin
+    return None if into is None else Feed(into, memoryview(data), close=True)
+
+
+def _argv(command: Sequence[str] | str) -> list[str]:
+    return ["sh", "-c", command] if isinstance(command, str) else list(command)
+
+
+def _close(sessions: weakref.WeakSet[Session], box: Box) -> None:
+    try:
+        for session in list(sessions):
+            session.close()
+    finally:
+        box.close()

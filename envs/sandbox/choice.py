@@ -1,0 +1,47 @@
+"""Which tier a configuration means, and whether this machine can give it."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+from rlagents.envs.sandbox.config import TIERS, SandboxConfig
+from rlagents.envs.sandbox.tiers.base import Tier
+from rlagents.envs.sandbox.tiers.bubblewrap import Bubblewrap
+from rlagents.errors import ConfigError
+
+TABLE: dict[str, Tier] = {"strict": Bubblewrap("strict"), "user": Bubblewrap("user")}
+
+
+def ready(config: SandboxConfig) -> Tier:
+    """The tier, found to hold by a self-probe (once a process), after a look for left-overs.
+
+    Raises:
+        ConfigError: the machine can't give it, with what to install and what would work.
+        SandboxBroken: the probe found it open.
+    """
+    name = chosen(config.tier)
+    tier = TABLE[name]
+    if (problem := cached_problem(name)) is not None:
+        raise ConfigError(f"sandbox.tier: {name!r} can't be had here: {problem}{_instead(name)}")
+    return tier
+
+
+def chosen(name: str) -> str:
+    """The tier that a setting means."""
+    if name != "auto":
+        return name
+    return "strict" if os.geteuid() == 0 else "user"
+
+
+@cache
+def cached_problem(name: str) -> str | None:
+    """As `Tier.problem`, asked once a process."""
+    return TABLE[name].problem()
+
+
+def _instead(name: str) -> str:
+    """The weaker tiers that would work here; nobody gets one without asking for it."""
+    works = [t for t in TABLE if t not in (name, "none") and cached_problem(t) is None]
+    weaker = [t for t in works if TIERS.index(t) > TIERS.index(name)]
+    return f"; weaker tiers that work here: {', '.join(weaker)}" if weaker else ""

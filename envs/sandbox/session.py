@@ -1,0 +1,169 @@
+"""A shell or a Python that stays alive between turns, so that a turn costs its work alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import Literal
+
+from rlagents.envs.sandbox import drivers
+from rlagents.envs.sandbox.config import SandboxConfig
+from rlagents.envs.sandbox.process import (
+    Feed,
+    Process,
+    Streams,
+    communicate,
+    drain,
+    finish,
+    result,
+)
+from rlagents.envs.sandbox.result import Result
+from rlagents.envs.sandbox.tiers.base import Box
+from rlagents.envs.sandbox.watchdog import watchdog
+
+Kind = Literal["shell", "python"]
+INTERRUPT_S = 1.0
+"""A turn that is out of time is interrupted, as by Ctrl-C; after this long the session is ended."""
+
+
+class Session:
+    """State (variables, working directory, background jobs) that one turn leaves to the next.
+
+    A turn that runs out of time is interrupted and the session goes on; one that can't be
+    interrupted, or hits another limit, ends it (`Result.ended`). An ended session answers no more.
+    """
+
+    def __init__(self, box: Box, config: SandboxConfig, kind: Kind) -> None:
+        """Start it.
+
+        Raises:
+            SandboxBroken: it can't be started.
+        """
+        self._config = config
+        self._kind: Kind = kind
+        self._closed = False
+        requests, self._requests = os.pipe()
+        self._replies, replies = os.pipe()
+        try:
+            os.set_blocking(self._requests, False)
+            os.set_blocking(self._replies, False)
+            argv = _argv(kind, requests, replies)
+            self._process: Process = box.start(
+                argv, env={}, control=[requests, replies], session=True
+            )
+        except BaseException:
+            os.close(self._requests)
+            os.close(self._replies)
+            raise
+        finally:
+            os.close(requests)
+            os.close(replies)
+
+    @property
+    def alive(self) -> bool:
+        """Whether another turn can be run."""
+        return not self._closed
+
+    def run(self, text: str, *, wall_s: float | None = None) -> Result:
+        """One turn: commands for the shell, or statements for Python, which shows the value of a
+        last expression as its prompt would.
+
+        Args:
+            wall_s: instead of the configured.
+
+        Returns:
+            The exit status is that of the last command; for Python 1 after an exception. Output of
+            background jobs since the last turn comes first.
+
+        Raises:
+            ValueError: the session has ended.
+            SandboxBroken: the sandbox failed.
+        """
+        if self._closed:
+            raise ValueError("the session has ended: start another")
+        process, streams = self._process, Streams.of(self._config)
+        self._read_replies()  # whatever was written there unasked answers nothing
+        process.begin_turn()
+        request = memoryview(_encode(self._kind, text))
+        limit = self._config.wall_s if wall_s is None else wall_s
+        feed = Feed(self._requests, request, close=False)
+        how = communicate(process, streams, wall_s=limit, feed=feed, until=self._replies)
+        hit = None
+        if how == "time":
+            hit = "wall_s"
+            how = self._interrupt(streams, unsent=bool(feed.rest))
+        if how == "until":
+            status = self._read_replies()
+            if status is not None:
+                drain(process, streams)
+                process.check()
+                if process.limit is None:
+                    code = None if hit else status
+                    return result(process, streams, exit_status=code, limit=hit, ended=False)
+        return self._end(streams, hit)
+
+    def _interrupt(self, streams: Streams, *, unsent: bool) -> Literal["ended", "until", "time"]:
+        """Try to get the session back."""
+        process = self._process
+        if unsent:  # it does not even read
+            return "time"
+        process.tree.interrupt()
+        deadline = time.monotonic() + INTERRUPT_S
+        return communicate(
+            process, streams, wall_s=deadline - time.monotonic(), until=self._replies
+        )
+
+    def _end(self, streams: Streams, hit: str | None) -> Result:
+        """The result of the turn that the session does not survive."""
+        process = self._process
+        if hit is not None:
+            process.end(hit)
+        # It closed its replies, or wrote no status: give it the time to end by itself.
+        elif communicate(process, streams, wall_s=INTERRUPT_S) == "time":
+            process.end()
+        try:
+            return finish(process, streams)
+        finally:
+            self.close()
+
+    def _read_replies(self) -> int | None:
+        """The status in the last line, or None when there is none."""
+        said = b""
+        with contextlib.suppress(BlockingIOError):
+            while len(said) < 65536 and (data := os.read(self._replies, 4096)):
+                said += data
+        last = said.strip().split(b"\n")[-1][:20]
+        return int(last) & 0xFF if last.isdigit() else None
+
+    def close(self) -> None:
+        """End it and everything it started. Twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        watchdog.forget(self._process)
+        try:
+            self._process.close()
+        finally:
+            os.close(self._requests)
+            os.close(self._replies)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _argv(kind: Kind, requests: int, replies: int) -> list[str]:
+    if kind == "python":
+        return ["python3", "-I", "-u", "-c", drivers.REPL, str(requests), str(replies)]
+    script = drivers.SHELL.replace("REQUESTS", str(requests)).replace("REPLIES", str(replies))
+    return ["bash", "--noprofile", "--norc", "-c", script]
+
+
+def _encode(kind: Kind, text: str) -> bytes:
+    data = text.encode(errors="replace")
+    if kind == "python":
+        return len(data).to_bytes(4, "big") + data
+    return data.replace(b"\0", b"") + b"\0"

@@ -1,0 +1,129 @@
+"""Starting programs from one thread that lives as long as this process.
+
+bubblewrap ends its sandbox when its parent dies, and to the kernel the parent is the *thread* that
+started it. Rollouts run in threads that come and go, so all programs start from here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from rlagents.envs.sandbox.result import Starved
+from rlagents.errors import SandboxBroken
+
+_STARVED = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A running program and our ends of its streams, which do not block."""
+
+    popen: subprocess.Popen[bytes]
+    stdin: int | None
+    stdout: int
+    stderr: int
+
+
+class _Launcher:
+    """Consumes jobs, produces started programs; waits for its queue; never stops."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Started], Future[Started]]] = (
+            queue.SimpleQueue()
+        )
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def run(self, job: Callable[[], Started]) -> Started:
+        with self._lock:
+            if self._thread is None:
+                name = "sandbox-launcher"
+                self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+                self._thread.start()
+        future: Future[Started] = Future()
+        self._jobs.put((job, future))
+        return future.result()
+
+    def _loop(self) -> None:
+        while True:
+            job, future = self._jobs.get()
+            try:
+                future.set_result(job())
+            except OSError as error:
+                future.set_exception(error)
+
+
+_launcher = _Launcher()
+
+
+def _after_fork() -> None:
+    global _launcher
+    _launcher = _Launcher()  # threads do not survive a fork
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def start(argv: Sequence[str], *, pass_fds: Sequence[int] = (), stdin: bool = False) -> Started:
+    """Start a program with an empty environment and a session of its own.
+
+    An empty environment, because what a sandbox's first process was started with can be read
+    inside (`/proc/1/environ`).
+
+    Args:
+        argv: with the full path of the program.
+        pass_fds: descriptors it inherits under the same numbers, beside its streams; no others.
+        stdin: give it a pipe; otherwise it reads nothing.
+
+    Raises:
+        Starved: the machine can't start another process now.
+        SandboxBroken: the program can't be started.
+    """
+    try:
+        return _launcher.run(lambda: _start(argv, pass_fds, stdin))
+    except OSError as error:
+        kind = Starved if error.errno in _STARVED else SandboxBroken
+        raise kind(f"starting {argv[0]}: {error}") from error
+
+
+def _start(argv: Sequence[str], pass_fds: Sequence[int], stdin: bool) -> Started:
+    ours: list[int] = []
+    theirs: list[int] = []
+
+    def pipe(*, written_by_us: bool) -> tuple[int, int]:
+        reading, writing = os.pipe()
+        mine, other = (writing, reading) if written_by_us else (reading, writing)
+        ours.append(mine)
+        theirs.append(other)
+        os.set_blocking(mine, False)
+        return mine, other
+
+    try:
+        into, source = pipe(written_by_us=True) if stdin else (None, subprocess.DEVNULL)
+        out, out_end = pipe(written_by_us=False)
+        err, err_end = pipe(written_by_us=False)
+        popen = subprocess.Popen(
+            list(argv),
+            env={},
+            cwd="/",
+            stdin=source,
+            stdout=out_end,
+            stderr=err_end,
+            pass_fds=tuple(pass_fds),
+            start_new_session=True,
+        )
+    except BaseException:
+        for descriptor in ours:
+            os.close(descriptor)
+        raise
+    finally:
+        for descriptor in theirs:
+            os.close(descriptor)
+    return Started(popen=popen, stdin=into, stdout=out, stderr=err)

@@ -1,0 +1,132 @@
+"""What a tier of isolation offers: anything that can hold a workspace and run a command in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from rlagents.envs.sandbox.config import SandboxConfig
+from rlagents.envs.sandbox.process import Process
+from rlagents.envs.sandbox.slots import Cleaner
+from rlagents.errors import ConfigError
+
+WORKSPACE = "/box"
+"""Where programs find the workspace, in tiers that can put it there."""
+
+
+class Box(Protocol):
+    """One workspace, and the commands in it."""
+
+    root: int
+    """Descriptor of the workspace's folder on the host."""
+    where: str
+    """The workspace's path as programs in it see it."""
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        stdin: bool = False,
+        control: Sequence[int] = (),
+        session: bool = False,
+    ) -> Process:
+        """Start a command there.
+
+        Args:
+            argv: looked up on the PATH inside.
+            env: additional environment variables.
+            stdin: give it a pipe to read from.
+            control: descriptors it inherits under the same numbers.
+            session: it lives for many turns, so only a turn's CPU time is bounded.
+
+        Raises:
+            SandboxBroken: it can't be started.
+        """
+        ...
+
+    def close(self) -> None:
+        """End everything in it and free it. Twice is fine."""
+        ...
+
+
+class Tier(Protocol):
+    """A way to isolate."""
+
+    name: str
+    cleaners: Mapping[str, Cleaner]
+    """How to remove what a killed owner leaves behind."""
+    gaps: Sequence[str]
+    """What it does not contain, in words for people."""
+
+    def problem(self) -> str | None:
+        """Why it can't be had on this machine and what to install, or None."""
+        ...
+
+    def open(self, config: SandboxConfig) -> Box:
+        """A new, empty workspace.
+
+        Raises:
+            SandboxBroken: it can't be made.
+        """
+        ...
+
+
+def program(name: str) -> str | None:
+    """Full path of a program of the host, also where PATH leaves out the folders of root."""
+    path = os.environ.get("PATH", os.defpath)
+    return shutil.which(name, path=f"{path}:/usr/sbin:/sbin:/usr/bin:/bin")
+
+
+def required(name: str) -> str:
+    """As `program`, for one that `problem` has looked for.
+
+    Raises:
+        ConfigError: it has gone meanwhile.
+    """
+    found = program(name)
+    if found is None:
+        raise ConfigError(f"sandbox.tier: {name} is not installed any more")
+    return found
+
+
+def environment(config: SandboxConfig, *, path: str, home: str) -> dict[str, str]:
+    """The whole environment of a command: nothing of ours passes but by configuration."""
+    return {
+        "PATH": path,
+        "HOME": home,
+        "TMPDIR": "/tmp",
+        "LANG": "C.UTF-8",
+        "TERM": "dumb",
+        "USER": "box",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        **config.env,
+    }
+
+
+def rlimits(config: SandboxConfig, *, session: bool, processes: bool) -> list[str]:
+    """Options of `prlimit` for the limits that the kernel keeps for each process.
+
+    Args:
+        session: no bound on a process's CPU time: it lives for many turns.
+        processes: also bound the number of processes of the user.
+    """
+    mib = 2**20
+    # Addresses are cheap and libraries reserve many: this stops one process from a runaway
+    # allocation with a MemoryError; what the tree may hold is the watchdog's.
+    space = (2 * config.memory_mb + 1024) * mib
+    options = [
+        f"--as={space}",
+        f"--fsize={config.file_mb * mib}",
+        f"--nofile={config.open_files}",
+        "--core=0",
+        "--msgqueue=0",
+    ]
+    if not session:
+        options.append(f"--cpu={int(config.cpu_s) + 2}")
+    if processes:
+        options.append(f"--nproc={config.processes + 4}")
+    return options

@@ -1,0 +1,346 @@
+"""`strict` and `user`: namespaces by bubblewrap, a seccomp filter, limits, a capped workspace.
+
+The chain that starts a command, each program replacing itself by the next:
+
+    sh (joins the cgroups) -> nsenter (the workspace's namespace) -> prlimit -> setpriv (as root:
+    a user id that nothing else has) -> bwrap -> the command
+
+As root with `strict` a pids cgroup bounds forks and one stroke kills all. `user` does without
+cgroups: RLIMIT_NPROC bounds forks, because the namespace or the user id is this sandbox's alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+from rlagents.envs.sandbox import cgroups, interpreter, namespaces, proctree, seccomp, slots, spawn
+from rlagents.envs.sandbox.config import SandboxConfig
+from rlagents.envs.sandbox.process import Process, Status
+from rlagents.envs.sandbox.result import Starved
+from rlagents.envs.sandbox.tiers.base import WORKSPACE, environment, program, required, rlimits
+from rlagents.envs.sandbox.watchdog import watchdog
+from rlagents.errors import SandboxBroken
+
+_NEEDED = ("unshare", "nsenter", "prlimit", "setpriv")
+_START_S = 20.0
+_JOIN = 'for f in $1; do echo 0 > "$f" || exit 125; done; echo 1000 > /proc/self/oom_score_adj; '
+_PRELUDE = _JOIN + 'shift; exec "$@"'
+
+
+class Bubblewrap:
+    """The tiers that need bubblewrap."""
+
+    cleaners: Mapping[str, slots.Cleaner] = {"cgroup": cgroups.remove}
+    gaps: Sequence[str] = ()
+
+    def __init__(self, name: str) -> None:
+        """`strict`, or `user`: the same without cgroups."""
+        self.name = name
+
+    def problem(self) -> str | None:
+        """Why this machine can't, and what to install."""
+        if program("bwrap") is None:
+            return (
+                "bubblewrap is not installed: apt-get install bubblewrap, dnf install bubblewrap "
+                "or apk add bubblewrap"
+            )
+        for name in _NEEDED:
+            if program(name) is None:
+                return f"{name} is not installed: apt-get install util-linux"
+        if "--disable-userns" not in _bwrap_help():
+            return "bubblewrap is older than 0.8.0: install a newer one"
+        if (filters := seccomp.problem()) is not None:
+            return filters
+        if self.name == "strict":
+            if os.geteuid() != 0:
+                return "it needs root, for cgroups and user ids of its own: use tier 'user'"
+            if isinstance(found := cgroups.layout(), str):
+                return f"{found}: use tier 'user'"
+        return self._namespaces()
+
+    def _namespaces(self) -> str | None:
+        flags = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--mount"]
+        tried = subprocess.run(
+            [required("unshare"), *flags, "true"], capture_output=True, text=True, timeout=20
+        )
+        if tried.returncode == 0:
+            return None
+        return (
+            f"namespaces can't be made ({tried.stderr.strip()}): for an ordinary user the kernel "
+            "must allow user namespaces (sysctl user.max_user_namespaces, "
+            "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns); "
+            "a container must be started with the right to make them"
+        )
+
+    def open(self, config: SandboxConfig) -> BubblewrapBox:
+        """A new workspace.
+
+        Raises:
+            SandboxBroken: it can't be made.
+        """
+        return BubblewrapBox(self, config)
+
+
+class BubblewrapBox:
+    """A workspace in namespaces."""
+
+    where = WORKSPACE
+
+    def __init__(self, tier: Bubblewrap, config: SandboxConfig) -> None:
+        self._tier = tier.name
+        self._config = config
+        self._closed = False
+        self._group: cgroups.Group | None = None
+        self._slot = slots.take(tier.cleaners) if os.geteuid() == 0 else None
+        try:
+            self._binds = _binds(config)
+            self._home = namespaces.build(
+                unshare=required("unshare"),
+                sources=[source for source, _ in self._binds],
+                size_mb=config.workspace_mb,
+                files=config.workspace_files,
+                uid=self._slot.uid if self._slot else None,
+            )
+            self.root = self._home.root
+            try:
+                if tier.name == "strict":
+                    self._group = self._make_group()
+            except BaseException:
+                self._home.close()
+                raise
+        except BaseException:
+            if self._slot is not None:
+                self._slot.release()
+            raise
+
+    def _make_group(self) -> cgroups.Group:
+        assert self._slot is not None
+        name, config = f"rlagents-{self._slot.number}", self._config
+        found = cgroups.layout()
+        assert isinstance(found, cgroups.Layout)
+        for root in {found.pids, found.unified}:
+            self._slot.note("cgroup", str(root / name))
+        held = config.memory_mb + config.workspace_mb + 2 * config.tmp_mb
+        return cgroups.Group(name, processes=config.processes + 4, memory=held * 2**20)
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        stdin: bool = False,
+        control: Sequence[int] = (),
+        session: bool = False,
+    ) -> Process:
+        """Start a command; see `Box`."""
+        config = self._config
+        group = self._group.command() if self._group is not None else None
+        filters = seccomp.pipe_with(seccomp.program(config.network))
+        said, says = os.pipe()
+        status = Status(said)
+        try:
+            command = [
+                "/bin/sh",
+                "-c",
+                _PRELUDE,
+                "sh",
+                " ".join(group.joins) if group is not None else "",
+                *self._home.enter(required("nsenter")),
+                required("prlimit"),
+                *rlimits(config, session=session, processes=True),
+                *self._drop(),
+                *self._bwrap(env, filters, says),
+                *argv,
+            ]
+            started = spawn.start(command, pass_fds=[filters, says, *control], stdin=stdin)
+        except BaseException:
+            status.close()
+            if group is not None:
+                group.close()
+            raise
+        finally:
+            os.close(filters)
+            os.close(says)
+        tree = _Contained(started.popen.pid, status, group)
+        process = Process(started, tree, config, self._tier)
+        try:
+            tree.find_first(process.pidfd)
+        except BaseException:
+            process.close()
+            raise
+        watchdog.watch(process)
+        return process
+
+    def _drop(self) -> list[str]:
+        if self._slot is None:
+            return []
+        uid = str(self._slot.uid)
+        options = ["--reuid", uid, "--regid", uid, "--clear-groups", "--no-new-privs"]
+        return [required("setpriv"), *options, "--inh-caps=-all", "--bounding-set=-all"]
+
+    def _bwrap(self, env: Mapping[str, str], filters: int, says: int) -> list[str]:
+        config, stage = self._config, self._home.stage
+        tmp = str(config.tmp_mb * 2**20)
+        flags = (
+            "--unshare-user --unshare-all --disable-userns --die-with-parent --new-session "
+            "--uid 1000 --gid 1000 --hostname sandbox --cap-drop ALL --clearenv "
+            "--ro-bind /usr /usr --ro-bind-try /etc/ld.so.cache /etc/ld.so.cache "
+            "--ro-bind-try /etc/alternatives /etc/alternatives "
+            f"--ro-bind {stage}/etc/passwd /etc/passwd --ro-bind {stage}/etc/group /etc/group "
+            f"--proc /proc --dev /dev --size {tmp} --tmpfs /dev/shm --size {tmp} --tmpfs /tmp "
+            f"--bind {stage}/box {WORKSPACE}"
+        ).split()
+        flags = [required("bwrap"), *flags, *_system_dirs()]
+        if (prefix := interpreter.prefix()) is not None:
+            flags += ["--ro-bind", f"{stage}/bind/0", prefix]
+        for hidden in interpreter.hidden_dirs():
+            flags += ["--tmpfs", hidden]
+        for number, (_, inside) in enumerate(self._binds):
+            if inside != prefix:
+                flags += ["--ro-bind", f"{stage}/bind/{number}", inside]
+        for hidden in interpreter.hidden_dirs():
+            flags += ["--remount-ro", hidden]
+        flags += ["--remount-ro", "/", "--chdir", WORKSPACE]
+        flags += ["--seccomp", str(filters), "--json-status-fd", str(says)]
+        path = interpreter.search_path()
+        every = {**environment(config, path=path, home=WORKSPACE), **env}
+        for name, value in every.items():
+            flags += ["--setenv", name, value]
+        return [*flags, "--"]
+
+    def close(self) -> None:
+        """End everything in it and free it. Twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._group is not None:
+                self._group.remove()
+        finally:
+            self._home.close()
+            if self._slot is not None:
+                self._slot.release()
+
+
+class _Contained:
+    """The processes of one command: those of a process-id namespace, and of a cgroup if any."""
+
+    def __init__(self, outer: int, status: Status, group: cgroups.CommandGroup | None) -> None:
+        self._outer = outer
+        self._status = status
+        self._group = group
+        self.first: int | None = None
+        """The first process of the namespace, as the host numbers it."""
+        self._pidfd: int | None = None
+
+    def find_first(self, outer_pidfd: int) -> None:
+        """Wait until bubblewrap says which process is the first. Returns also when it failed.
+
+        Raises:
+            SandboxBroken: it says nothing for too long.
+        """
+        poll = select.poll()
+        poll.register(self._status.descriptor, select.POLLIN)
+        poll.register(outer_pidfd, select.POLLIN)
+        while "child-pid" not in (said := self._status.read()):
+            ready = dict(poll.poll(_START_S * 1000))
+            if not ready:
+                raise SandboxBroken(f"bubblewrap did not start within {_START_S:g} s")
+            if outer_pidfd in ready:
+                said = self._status.read()
+                break
+        first = said.get("child-pid")
+        if first is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(first)
+            # Only its child can be it: a number may have been given to somebody else meanwhile.
+            if proctree.parent(first) == self._outer:
+                self.first, self._pidfd = first, descriptor
+            else:
+                os.close(descriptor)
+
+    def pids(self) -> list[int]:
+        if self._group is not None:
+            return self._group.pids()
+        return proctree.descendants(self._outer)
+
+    def kill(self) -> None:
+        if self._group is not None:
+            self._group.kill()
+        if self._pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def interrupt(self) -> None:
+        holding = (self._outer, self.first)
+        proctree.interrupt([p for p in self.pids() if p not in holding], self.pids)
+
+    def gone(self) -> bool:
+        if self._group is not None:
+            return not self._group.pids()
+        if self._pidfd is None:
+            return True
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(0))  # the first process ends last
+
+    def cpu_s(self) -> float | None:
+        return self._group.cpu_s() if self._group is not None else None
+
+    def outcome(self, status: int, complaint: str) -> tuple[int, str]:
+        said = self._status.read()
+        if "exit-code" in said:
+            return said["exit-code"], complaint
+        last = (complaint.strip().splitlines() or [f"it ended with status {status}"])[-1]
+        _, failed, what = last.partition("bwrap: execvp ")
+        if failed:  # nothing of the command has run, so these are bubblewrap's own words
+            return 127, f"{what}\n"
+        kind = Starved if "temporarily unavailable" in last else SandboxBroken
+        raise kind(f"the sandbox did not start: {last}")
+
+    def close(self) -> None:
+        self._status.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+        if self._group is not None:
+            self._group.close()
+
+
+def _binds(config: SandboxConfig) -> list[tuple[str, str]]:
+    """(on the host, inside) of everything offered read-only beside /usr."""
+    binds = []
+    if (prefix := interpreter.prefix()) is not None:
+        binds.append((prefix, prefix))
+    binds += interpreter.package_paths(tuple(config.packages))
+    for inside, source in config.readonly.items():
+        if not os.path.exists(source):
+            raise SandboxBroken(f"sandbox.readonly: {source} does not exist")
+        binds.append((os.path.realpath(source), inside))
+    return binds
+
+
+@cache
+def _system_dirs() -> list[str]:
+    """How /bin, /lib and the like come in: as the links that most systems have, or bound."""
+    flags: list[str] = []
+    for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"):
+        if os.path.islink(name):
+            flags += ["--symlink", os.readlink(name), name]
+        elif os.path.isdir(name):
+            flags += ["--ro-bind", name, name]
+    return flags
+
+
+@cache
+def _bwrap_help() -> str:
+    return subprocess.run(
+        [required("bwrap"), "--help"], capture_output=True, text=True, timeout=20
+    ).stdout
