@@ -9,16 +9,17 @@ from typing import Any
 
 from rlagents.envs.sandbox import files
 from rlagents.envs.sandbox.choice import ready
+from rlagents.envs.sandbox.command import execute
 from rlagents.envs.sandbox.config import SandboxConfig
-from rlagents.envs.sandbox.process import Feed, Process, Streams, communicate, finish
+from rlagents.envs.sandbox.process import Streams
 from rlagents.envs.sandbox.result import Result, Snapshot
 from rlagents.envs.sandbox.session import Kind, Session
 from rlagents.envs.sandbox.tiers.base import Box
-from rlagents.envs.sandbox.watchdog import watchdog
 from rlagents.errors import SandboxBroken, boundary
 
 READ_LIMIT = 16 * 2**20
 """Bytes of a file that `read` returns unless told otherwise."""
+_ARCHIVE_S = 120.0
 
 
 class Sandbox:
@@ -73,8 +74,10 @@ class Sandbox:
         Raises:
             SandboxBroken: the sandbox failed.
         """
+        self._require_open()
+        limit = self.config.wall_s if wall_s is None else wall_s
         streams = Streams.of(self.config)
-        return self._run(_argv(command), streams, stdin=stdin, env=env, wall_s=wall_s)
+        return execute(self._box, _argv(command), streams, wall_s=limit, stdin=stdin, env=env)
 
     def python(self, source: str, *, wall_s: float | None = None) -> Result:
         """Run a Python program, isolated from the workspace's own modules (`python3 -I`).
@@ -129,9 +132,10 @@ class Sandbox:
             SandboxBroken: they can't be packed.
         """
         keep = 2 * (self.config.workspace_mb + 1) * 2**20 + 4096 * self.config.workspace_files
+        self._require_open()
         streams = Streams.of(self.config, keep)
         argv = ["tar", "--create", "--sparse", "--file=-", "--directory", self.where, "."]
-        done = self._run(argv, streams, wall_s=120.0, unbounded=True)
+        done = execute(self._box, argv, streams, wall_s=_ARCHIVE_S)
         if done.exit_status not in (0, 1):  # 1: something changed meanwhile
             raise SandboxBroken(f"packing the workspace: {done.describe()}: {done.stderr[-500:]}")
         return Snapshot(streams.out.bytes())
@@ -145,9 +149,9 @@ class Sandbox:
         clear = f"find {self.where} -mindepth 1 -delete"
         unpack = f"tar --extract --file=- --directory {self.where} --preserve-permissions"
         script = f"chmod -R u+rwX {self.where} 2>/dev/null; {clear} && {unpack}"
-        done = self._run(
-            ["sh", "-c", script], Streams.of(self.config), stdin=snapshot.tar, wall_s=120.0
-        )
+        self._require_open()
+        argv, streams = ["sh", "-c", script], Streams.of(self.config)
+        done = execute(self._box, argv, streams, wall_s=_ARCHIVE_S, stdin=snapshot.tar)
         if not done.ok:
             raise SandboxBroken(f"restoring: {done.describe()}: {done.stderr[-500:]}")
 
@@ -175,38 +179,6 @@ class Sandbox:
             session = Session(self._box, self.config, kind)
         self._sessions.add(session)
         return session
-
-    def _run(
-        self,
-        argv: Sequence[str],
-        streams: Streams,
-        *,
-        stdin: bytes = b"",
-        env: Mapping[str, str] | None = None,
-        wall_s: float | None = None,
-        unbounded: bool = False,
-    ) -> Result:
-        self._require_open()
-        with boundary(SandboxBroken, f"running {argv[0]!r}"):
-            process = self._box.start(argv, env=env or {}, stdin=bool(stdin))
-            try:
-                limit = self.config.wall_s if wall_s is None else wall_s
-                if unbounded:
-                    streams.bound = max(streams.bound, 2**62)
-                if (
-                    communicate(process, streams, wall_s=limit, feed=_feed(process, stdin))
-                    == "time"
-                ):
-                    process.end("wall_s")
-                return finish(process, streams)
-            finally:
-                watchdog.forget(process)
-                process.close()
-
-
-def _feed(process: Process, data: bytes) -> Feed | None:
-    into = process.started.stdin
-    return None if into is None else Feed(into, memoryview(data), close=True)
 
 
 def _argv(command: Sequence[str] | str) -> list[str]:

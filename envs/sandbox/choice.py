@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from typing import Literal
 
+from rlagents.envs.sandbox import slots
 from rlagents.envs.sandbox.config import TIERS, SandboxConfig
+from rlagents.envs.sandbox.probe import probe
 from rlagents.envs.sandbox.tiers.base import Tier
 from rlagents.envs.sandbox.tiers.bubblewrap import Bubblewrap
-from rlagents.errors import ConfigError
+from rlagents.errors import ConfigError, SandboxBroken
 
 TABLE: dict[str, Tier] = {"strict": Bubblewrap("strict"), "user": Bubblewrap("user")}
 
@@ -24,7 +27,31 @@ def ready(config: SandboxConfig) -> Tier:
     tier = TABLE[name]
     if (problem := cached_problem(name)) is not None:
         raise ConfigError(f"sandbox.tier: {name!r} can't be had here: {problem}{_instead(name)}")
+    _clean_up()
+    _require_held(name, config.network)
     return tier
+
+
+@cache
+def _clean_up() -> None:
+    """Remove what killed processes left behind, once a process."""
+    cleaners: dict[str, slots.Cleaner] = {}
+    for tier in TABLE.values():
+        cleaners |= tier.cleaners
+    slots.reap(cleaners)
+
+
+@cache
+def _require_held(name: str, network: Literal["none", "loopback"]) -> None:
+    """Probe a tier, once a process. `none` promises nothing, so nothing is asked of it."""
+    if name == "none":
+        return
+    findings = probe(TABLE[name], SandboxConfig(network=network))
+    broken = [f"{f.what}: {f.seen}" for f in findings if not f.held]
+    if broken:
+        raise SandboxBroken(
+            f"sandbox.tier: {name!r} does not hold on this machine ({'; '.join(broken)})"
+        )
 
 
 def chosen(name: str) -> str:

@@ -126,7 +126,11 @@ def _try(where: Path, number: int, cleaners: Mapping[str, Cleaner]) -> Slot | No
     slot = Slot(number, descriptor)
     try:
         written = os.pread(descriptor, 1 << 20, 0)
-        for kind, name in json.loads(written) if written else []:
+        left = json.loads(written) if written else []
+        if any(kind not in cleaners for kind, _ in left):  # another tier's: its reaper will come
+            os.close(descriptor)
+            return None
+        for kind, name in left:
             cleaners[kind](name)
         slot._write()
     except BaseException:
