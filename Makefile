@@ -21,12 +21,12 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 # One thread a process: spinning OpenMP threads of several processes stand in each other's way.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: quickstart test lint install clean
+.PHONY: quickstart test lint install system clean
 
 quickstart: $(STAMP)
 	$(BIN)/rlagents train $(CONFIG) $(ARGS)
 
-test: $(STAMP)
+test: $(STAMP) system
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope $(TESTS)
 
 lint: $(STAMP)
@@ -35,7 +35,12 @@ lint: $(STAMP)
 	$(BIN)/codespell
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-install: $(STAMP)
+install: $(STAMP) system
+
+# What the sandbox needs of the system. Nothing else does, so a machine that can't have it is told
+# so and goes on: tests of the sandbox are skipped there, and `rlagents doctor` says why.
+system:
+	@sh .ci/system-packages
 
 $(STAMP): constraints.txt pyproject.toml setup.py
 	@python=; for name in $(PYTHON) python3 python3.13 python3.12 python3.11 python; do \
@@ -47,7 +52,7 @@ $(STAMP): constraints.txt pyproject.toml setup.py
 	echo "making $(VENV) with $$($$python --version)"; \
 	$$python -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") $(TORCH)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,sandbox]'
 	@touch $@
 
 clean:

@@ -29,7 +29,12 @@ app = typer.Typer(
 envs = typer.Typer(help="The environments: list, check.")
 app.add_typer(envs, name="envs")
 
-BENCHES = {"learner": "rlagents.bench.learner", "rollout": "rlagents.bench.rollout"}
+BENCHES = {
+    "learner": "rlagents.bench.learner",
+    "rollout": "rlagents.bench.rollout",
+    "sandbox": "rlagents.bench.sandbox",
+    "sandbox-soak": "rlagents.bench.soak_sandbox",
+}
 """Name of a benchmark -> module with `run() -> Result`."""
 
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file.")]
@@ -168,11 +173,20 @@ def bench(
 
 
 @app.command()
-def doctor() -> None:
-    """Say what this machine can run, and how to fix what it can't."""
+def doctor(
+    attack: Annotated[
+        bool, typer.Option(help="Attack the sandbox with the hostile battery and report.")
+    ] = False,
+    tier: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --attack: the tier; default auto.")
+    ] = None,
+) -> None:
+    """What this machine can run, and how to fix what it can't."""
+    if tier is not None and not attack:
+        raise ConfigError("doctor --tier: it says what --attack attacks; give both")
     from rlagents import doctor as checks
 
-    raise typer.Exit(checks.report())
+    raise typer.Exit(checks.attack(tier or "auto") if attack else checks.report())
 
 
 @envs.command("list")

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +15,12 @@ from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
+
+from rlagents.envs.sandbox import SandboxConfig, choice
+from rlagents.envs.sandbox.attack import battery
+from rlagents.envs.sandbox.probe import probe
+from rlagents.envs.sandbox.tiers.base import Tier
+from rlagents.errors import SandboxBroken
 
 NEEDED = ("transformers", "gymnasium", "ray", "trl", "tensorboard", "omegaconf", "safetensors")
 _GIB = 2**30
@@ -46,6 +52,18 @@ def report(console: Console | None = None) -> int:
     return int(any(f.level == "missing" for f in findings))
 
 
+def attack(tier: str, console: Console | None = None) -> int:
+    """Run the hostile battery against a tier of the sandbox and print what it held.
+
+    Returns:
+        0 where every attack was contained, else 1.
+
+    Raises:
+        ConfigError: no such tier, or this machine can't give it.
+    """
+    return battery.attack(tier, console or Console())
+
+
 def inspect_machine() -> Iterator[Finding]:
     """Look at everything that a run depends on. Imports torch; starts nothing."""
     yield _python()
@@ -55,7 +73,39 @@ def inspect_machine() -> Iterator[Finding]:
     yield memory_finding(_available_memory())
     runs = Path("runs") if Path("runs").is_dir() else Path()
     yield disk_finding(shutil.disk_usage(runs).free, writable=os.access(runs, os.W_OK))
+    yield from sandbox_findings(choice.TABLE)
     yield _terminal()
+
+
+def sandbox_findings(tiers: Mapping[str, Tier]) -> Iterator[Finding]:
+    """The tier of isolation that `sandbox.tier: auto` means here, probed, and the others."""
+    name = choice.chosen("auto")
+    problem = tiers[name].problem()
+    if problem is not None:
+        yield Finding(what="sandbox", found=f"{name} can't be had", level="warn", fix=problem)
+    else:
+        yield _probed(tiers[name])
+    for other, tier in tiers.items():
+        if other != name:
+            problem = tier.problem()
+            gaps = f"does not hold: {'; '.join(tier.gaps)}" if tier.gaps else ""
+            can = "works, when asked for" if problem is None else "can't be had"
+            yield Finding(what=f"  {other}", found=can, level="ok", fix=problem or gaps)
+
+
+def _probed(tier: Tier) -> Finding:
+    what = "sandbox"
+    try:
+        findings = probe(tier, SandboxConfig())
+    except SandboxBroken as error:
+        return Finding(what=what, found=f"{tier.name} fails", level="warn", fix=str(error))
+    broken = [f"{f.what}: {f.seen}" for f in findings if not f.held]
+    if broken:
+        fix = f"not contained: {'; '.join(broken)}"
+        return Finding(what=what, found=f"{tier.name} does not hold", level="warn", fix=fix)
+    why = "auto, as root" if tier.name == "strict" else "auto, as an ordinary user"
+    found = f"{tier.name} ({why}): {len(findings)} ways out probed, all closed"
+    return Finding(what=what, found=found, level="ok")
 
 
 def memory_finding(available: int | None) -> Finding:

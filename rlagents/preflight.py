@@ -62,6 +62,8 @@ def _make(env_id: str, section: str, kwargs: dict[str, Any]) -> tuple[str, ...]:
     with boundary(EnvironmentFailure, f"making {env_id!r}"):
         try:
             env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
+        except ConfigError as error:  # of an argument with keys of its own, such as `sandbox`
+            raise ConfigError(f"{section}.{error}") from error
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{section}: {env_id} refuses its arguments: {error}") from error
         try:

@@ -81,7 +81,13 @@ MAY_IMPORT = {
     "matplotlib": ("telemetry/curves.py",),
     "subprocess": ("envs/sandbox/",),
     "multiprocessing": ("envs/sandbox/",),
-    "socket": ("policy/endpoint.py", "policy/vllm.py", "envs/tools/"),
+    "socket": (
+        "policy/endpoint.py",
+        "policy/vllm.py",
+        "envs/tools/",
+        "envs/sandbox/probe.py",  # canaries on loopback, to see them out of reach
+        "envs/sandbox/attack/",
+    ),
     "requests": ("policy/endpoint.py", "policy/vllm.py", "envs/tools/"),
     "urllib": ("policy/endpoint.py", "policy/vllm.py", "envs/tools/"),
     "http": ("policy/endpoint.py", "policy/vllm.py", "envs/tools/"),
@@ -98,6 +104,7 @@ MAY_WRITE = (
     "telemetry/tb.py",
     "data/demonstrations.py",
     "runs.py",
+    "envs/sandbox/",
     "policy/models.py",
     "cli.py",
 )
@@ -268,7 +275,14 @@ def test_reading_and_string_methods_are_no_writes() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["rlagents.types", "rlagents.load", "rlagents.envs", "rlagents.scoring", "rlagents.cli"],
+    [
+        "rlagents.types",
+        "rlagents.load",
+        "rlagents.envs",
+        "rlagents.envs.sandbox",
+        "rlagents.scoring",
+        "rlagents.cli",
+    ],
 )
 def test_light_modules_load_neither_torch_nor_ray(module: str) -> None:
     heavy = "{'torch', 'ray', 'transformers', 'trl'}"

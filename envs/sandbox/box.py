@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rlagents.envs.sandbox import files
@@ -46,7 +46,9 @@ class Sandbox:
         tier = ready(self.config)
         self.tier = tier.name
         self._box = tier.open(self.config)
-        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        # Held until closed: one that was merely forgotten would go on being watched, under the
+        # name of a cgroup that somebody else may have by then.
+        self._sessions: list[Session] = []
         # Also when nobody calls close: at the latest when this process ends.
         self._close = weakref.finalize(self, _close, self._sessions, self._box)
 
@@ -125,6 +127,18 @@ class Sandbox:
         """
         return files.entries(self._open_root())
 
+    def copy_out(self, patterns: Iterable[str], *, limit: int = 32 * 2**20) -> dict[str, bytes]:
+        """The plain files whose paths match a pattern, to be looked at elsewhere: path -> content.
+
+        Args:
+            patterns: as in `fnmatch`; `*` matches `/` too.
+            limit: bytes of all of them together.
+
+        Raises:
+            UnsafeFile: more than that, or something else matches.
+        """
+        return files.copy_out(self._open_root(), patterns, limit=limit)
+
     def snapshot(self) -> Snapshot:
         """All files as they are now. Sessions go on; their memory is not part of it.
 
@@ -177,7 +191,7 @@ class Sandbox:
         self._require_open()
         with boundary(SandboxBroken, f"starting a {kind} session"):
             session = Session(self._box, self.config, kind)
-        self._sessions.add(session)
+        self._sessions[:] = [s for s in self._sessions if s.alive] + [session]
         return session
 
 
@@ -185,9 +199,9 @@ def _argv(command: Sequence[str] | str) -> list[str]:
     return ["sh", "-c", command] if isinstance(command, str) else list(command)
 
 
-def _close(sessions: weakref.WeakSet[Session], box: Box) -> None:
+def _close(sessions: list[Session], box: Box) -> None:
     try:
-        for session in list(sessions):
+        for session in sessions:
             session.close()
     finally:
         box.close()

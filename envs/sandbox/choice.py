@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import os
+import threading
 from functools import cache
 from typing import Literal
 
 from rlagents.envs.sandbox import slots
 from rlagents.envs.sandbox.config import TIERS, SandboxConfig
 from rlagents.envs.sandbox.probe import probe
+from rlagents.envs.sandbox.tiers.bare import Bare
 from rlagents.envs.sandbox.tiers.base import Tier
 from rlagents.envs.sandbox.tiers.bubblewrap import Bubblewrap
+from rlagents.envs.sandbox.tiers.gvisor import Gvisor
+from rlagents.envs.sandbox.tiers.landlock import Landlock
 from rlagents.errors import ConfigError, SandboxBroken
 
-TABLE: dict[str, Tier] = {"strict": Bubblewrap("strict"), "user": Bubblewrap("user")}
+TABLE: dict[str, Tier] = {
+    "strict": Bubblewrap("strict"),
+    "user": Bubblewrap("user"),
+    "gvisor": Gvisor(),
+    "landlock": Landlock(),
+    "none": Bare(),
+}
+
+_asking = threading.Lock()
 
 
 def ready(config: SandboxConfig) -> Tier:
@@ -25,10 +37,13 @@ def ready(config: SandboxConfig) -> Tier:
     """
     name = chosen(config.tier)
     tier = TABLE[name]
-    if (problem := cached_problem(name)) is not None:
-        raise ConfigError(f"sandbox.tier: {name!r} can't be had here: {problem}{_instead(name)}")
-    _clean_up()
-    _require_held(name, config.network)
+    with _asking:  # the first of many threads asks for all of them
+        if (problem := cached_problem(name)) is not None:
+            raise ConfigError(
+                f"sandbox.tier: {name!r} can't be had here: {problem}{_instead(name)}"
+            )
+        _clean_up()
+        _require_held(name, config.network)
     return tier
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rlagents.envs.sandbox.process import Feed, Streams, communicate, finish
+from rlagents.envs.sandbox.process import Feed, Process, Streams, communicate, finish
 from rlagents.envs.sandbox.result import Result
+from rlagents.envs.sandbox.shield import shielded
 from rlagents.envs.sandbox.tiers.base import Box
 from rlagents.envs.sandbox.watchdog import watchdog
 from rlagents.errors import SandboxBroken, boundary
@@ -19,24 +20,32 @@ def execute(
     wall_s: float,
     stdin: bytes = b"",
     env: Mapping[str, str] | None = None,
+    running: set[Process] | None = None,
 ) -> Result:
     """Run a command in a workspace and wait until everything it started is gone.
 
     Args:
         streams: where its output goes, and how much of it.
         wall_s: seconds.
+        running: it stands there meanwhile; whoever ends it there ends the command.
 
     Raises:
         SandboxBroken: the sandbox failed.
     """
     with boundary(SandboxBroken, f"running {argv[0]!r}"):
-        process = box.start(argv, env=env or {}, stdin=bool(stdin))
+        process = shielded(
+            lambda: box.start(argv, env=env or {}, stdin=bool(stdin)), free=Process.close
+        )
         try:
+            if running is not None:
+                running.add(process)
             into = process.started.stdin
             feed = None if into is None else Feed(into, memoryview(stdin), close=True)
             if communicate(process, streams, wall_s=wall_s, feed=feed) == "time":
                 process.end("wall_s")
             return finish(process, streams)
         finally:
+            if running is not None:
+                running.discard(process)
             watchdog.forget(process)
             process.close()

@@ -96,12 +96,20 @@ class SandboxConfig:
             if name not in known:
                 hint = nearest(f"sandbox.{name}", [f"sandbox.{k}" for k in known])
                 raise ConfigError(f"sandbox.{name}: unknown key{hint}")
+        for name, allowed in (("tier", ("auto", *TIERS)), ("network", ("none", "loopback"))):
+            value = values.get(name, allowed[0])
+            if value not in allowed:
+                hint = nearest(str(value), allowed)
+                raise ConfigError(
+                    f"sandbox.{name}: expected one of {', '.join(allowed)}, got {value!r}{hint}"
+                )
         try:
             return msgspec.convert(dict(values), cls)
         except msgspec.ValidationError as error:
+            if isinstance(error.__cause__, ConfigError):
+                raise error.__cause__ from None
             what, _, where = str(error).partition(" - at `$")
-            key = where.rstrip("`") if where else ""
-            raise ConfigError(f"sandbox{key}: {what[:1].lower()}{what[1:]}") from error
+            raise ConfigError(f"sandbox{where.rstrip('`')}: {what[:1].lower()}{what[1:]}") from error
 
 
 _COUNTS = (

@@ -7,6 +7,7 @@ holds. Either may end it; the first reason counts.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import select
@@ -44,11 +45,11 @@ class Tree(Protocol):
         ...
 
     def gone(self) -> bool:
-        """Whether none is left."""
+        """Whether none is left. It may wait some milliseconds for that."""
         ...
 
     def cpu_s(self) -> float | None:
-        """Of all of them, ended ones too; None where only the living can be asked."""
+        """Of all of them, ended ones too; None while only the living can be asked."""
         ...
 
     def outcome(self, status: int, complaint: str) -> tuple[int, str]:
@@ -78,10 +79,13 @@ class Process:
         self.tier = tier
         self.peak = 0
         self.limit: str | None = None
+        self.killed = False
+        """Whether we ended it, for a limit or because it would not end by itself."""
         self.began = time.monotonic()
         self.cpu_before = 0.0
         """CPU time when the present turn began."""
-        self._cpu_seen = 0.0
+        self.cpu_seen = 0.0
+        """CPU time used so far, at the last look."""
         self._lock = threading.Lock()
         self._status: int | None = None
         self._closed = False
@@ -99,7 +103,7 @@ class Process:
                 return
             seen = proctree.usage(self.tree.pids())
             total = self.tree.cpu_s()
-            self._cpu_seen = max(self._cpu_seen, seen.cpu_s if total is None else total)
+            self.cpu_seen = max(self.cpu_seen, seen.cpu_s if total is None else total)
             bound = self.config.memory_mb * _MIB
             memory = seen.memory
             if memory > bound:  # shared pages were counted often: ask again, exactly
@@ -107,7 +111,7 @@ class Process:
             self.peak = max(self.peak, memory)
             if memory > bound:
                 self._end("memory_mb")
-            elif self._cpu_seen - self.cpu_before > self.config.cpu_s:
+            elif self.cpu_seen - self.cpu_before > self.config.cpu_s:
                 self._end("cpu_s")
 
     def end(self, limit: str | None = None) -> None:
@@ -118,22 +122,18 @@ class Process:
 
     def _end(self, limit: str | None) -> None:
         self.limit = self.limit or limit
+        self.killed = True
         self.tree.kill()
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def begin_turn(self) -> None:
         """Measure from here."""
-        self.cpu_before = self.cpu_s()
-        self.peak = 0
-        self.began = time.monotonic()
-
-    def cpu_s(self) -> float:
-        """CPU time used so far."""
         total = self.tree.cpu_s()
         living = proctree.usage(self.tree.pids()).cpu_s if total is None else total
-        self._cpu_seen = max(self._cpu_seen, living)
-        return self._cpu_seen
+        self.cpu_before = self.cpu_seen = max(self.cpu_seen, living)
+        self.peak = 0
+        self.began = time.monotonic()
 
     def wait(self) -> int:
         """The exit status of the started program, once everything it started is gone.
@@ -149,7 +149,7 @@ class Process:
             with self._lock:
                 self._status = 128 - code if code < 0 else code
             reaped = used.ru_utime + used.ru_stime
-            self._cpu_seen = max(self._cpu_seen, reaped if total is None else total)
+            self.cpu_seen = max(self.cpu_seen, reaped if total is None else total)
             self.tree.kill()
             deadline = time.monotonic() + GRACE_S
             pause = 0.0002
@@ -159,8 +159,15 @@ class Process:
                 time.sleep(pause)
                 pause = min(2 * pause, 0.02)
             total = self.tree.cpu_s()
-            self._cpu_seen = max(self._cpu_seen, total or 0.0)
+            self.cpu_seen = max(self.cpu_seen, total or 0.0)
         return self._status
+
+    def close_stdin(self) -> None:
+        """The command reads the end of its input. Twice is fine."""
+        if self.started.stdin is not None:
+            os.close(self.started.stdin)
+            # Forgotten at once: another thread may be given the same number any moment.
+            self.started = dataclasses.replace(self.started, stdin=None)
 
     def close(self) -> None:
         """Kill what is left and free every descriptor. Twice is fine."""
@@ -173,11 +180,9 @@ class Process:
             with self._lock:
                 self._closed = True
             self.tree.close()
-            ends = (self.started.stdin, self.started.stdout, self.started.stderr, self._pidfd)
-            for descriptor in ends:
-                if descriptor is not None:
-                    with contextlib.suppress(OSError):
-                        os.close(descriptor)
+            self.close_stdin()
+            for descriptor in (self.started.stdout, self.started.stderr, self._pidfd):
+                os.close(descriptor)
 
 
 @dataclass(slots=True)
@@ -207,7 +212,7 @@ class Feed:
     descriptor: int
     rest: memoryview
     close: bool
-    """Close the pipe when they are through."""
+    """It is the command's standard input, which ends with them."""
 
     def push(self) -> bool:
         """Write what the pipe takes; False when nothing is left, or nobody reads any more."""
@@ -217,8 +222,6 @@ class Feed:
             return True
         except OSError:
             self.rest = self.rest[:0]
-        if not self.rest and self.close:
-            os.close(self.descriptor)
         return bool(self.rest)
 
 
@@ -255,6 +258,8 @@ def communicate(
             if feed.push():
                 poll.register(feed.descriptor, select.POLLOUT)
             else:
+                if feed.close:
+                    process.close_stdin()
                 feed = None
         if until in ready:
             return "until"
@@ -280,11 +285,13 @@ def finish(process: Process, streams: Streams) -> Result:
     status: int | None = process.wait()
     drain(process, streams)
     stderr = streams.err.text()
-    if process.limit is not None:
+    if process.killed:
         status = None
     else:
         status, stderr = process.tree.outcome(status, stderr)
     code, name = ending(status)
+    if process.killed and process.limit is None:
+        name = "SIGKILL"
     if name == "SIGXCPU":
         process.limit = "cpu_s"
     code = None if process.limit else code
@@ -310,7 +317,7 @@ def result(
         limit=limit or process.limit,
         ended=ended,
         wall_s=time.monotonic() - process.began,
-        cpu_s=max(0.0, process.cpu_s() - process.cpu_before),
+        cpu_s=max(0.0, process.cpu_seen - process.cpu_before),
         peak_memory=process.peak,
         tier=process.tier,
     )

@@ -43,22 +43,14 @@ class Session:
         self._config = config
         self._kind: Kind = kind
         self._closed = False
-        requests, self._requests = os.pipe()
-        self._replies, replies = os.pipe()
+        lines = self._lines = box.lines()
         try:
-            os.set_blocking(self._requests, False)
-            os.set_blocking(self._replies, False)
-            argv = _argv(kind, requests, replies)
-            self._process: Process = box.start(
-                argv, env={}, control=[requests, replies], session=True
-            )
+            argv = [*lines.opener, *_argv(kind, *lines.inside)]
+            self._process: Process = box.start(argv, env={}, control=lines.given, session=True)
         except BaseException:
-            os.close(self._requests)
-            os.close(self._replies)
+            lines.close()
             raise
-        finally:
-            os.close(requests)
-            os.close(replies)
+        lines.started()
 
     @property
     def alive(self) -> bool:
@@ -87,8 +79,8 @@ class Session:
         process.begin_turn()
         request = memoryview(_encode(self._kind, text))
         limit = self._config.wall_s if wall_s is None else wall_s
-        feed = Feed(self._requests, request, close=False)
-        how = communicate(process, streams, wall_s=limit, feed=feed, until=self._replies)
+        feed = Feed(self._lines.requests, request, close=False)
+        how = communicate(process, streams, wall_s=limit, feed=feed, until=self._lines.replies)
         hit = None
         if how == "time":
             hit = "wall_s"
@@ -111,7 +103,7 @@ class Session:
         process.tree.interrupt()
         deadline = time.monotonic() + INTERRUPT_S
         return communicate(
-            process, streams, wall_s=deadline - time.monotonic(), until=self._replies
+            process, streams, wall_s=deadline - time.monotonic(), until=self._lines.replies
         )
 
     def _end(self, streams: Streams, hit: str | None) -> Result:
@@ -131,7 +123,7 @@ class Session:
         """The status in the last line, or None when there is none."""
         said = b""
         with contextlib.suppress(BlockingIOError):
-            while len(said) < 65536 and (data := os.read(self._replies, 4096)):
+            while len(said) < 65536 and (data := os.read(self._lines.replies, 4096)):
                 said += data
         last = said.strip().split(b"\n")[-1][:20]
         return int(last) & 0xFF if last.isdigit() else None
@@ -145,8 +137,7 @@ class Session:
         try:
             self._process.close()
         finally:
-            os.close(self._requests)
-            os.close(self._replies)
+            self._lines.close()
 
     def __enter__(self) -> Session:
         return self

@@ -54,6 +54,7 @@ class Slot:
             return
         self._left = []
         self._write()
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # a process forked from us has it open too
         os.close(self._descriptor)
         self._descriptor = -1
 

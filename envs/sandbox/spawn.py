@@ -2,10 +2,15 @@
 
 bubblewrap ends its sandbox when its parent dies, and to the kernel the parent is the *thread* that
 started it. Rollouts run in threads that come and go, so all programs start from here.
+
+bubblewrap does not wait for the first process of its sandbox. The dead one goes to the next
+process above that takes orphans in, which in many containers is one that never buries anybody: so
+this process takes them in, and `bury` waits for them.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import queue
@@ -18,6 +23,7 @@ from dataclasses import dataclass
 from rlagents.envs.sandbox.result import Starved
 from rlagents.errors import SandboxBroken
 
+_PR_SET_CHILD_SUBREAPER = 36
 _STARVED = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
@@ -52,6 +58,7 @@ class _Launcher:
         return future.result()
 
     def _loop(self) -> None:
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         while True:
             job, future = self._jobs.get()
             try:
@@ -69,6 +76,22 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def bury(pid: int, pidfd: int) -> float | None:
+    """Wait for a process that has ended and whose parent may have ended before it.
+
+    Returns:
+        CPU seconds of it and of all that it had waited for; None where it runs or isn't our child.
+    """
+    try:
+        if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return None
+        # A dead child of ours: nothing else has its number before we take it away.
+        used = os.wait4(pid, 0)[2]
+    except ChildProcessError:
+        return None
+    return used.ru_utime + used.ru_stime
 
 
 def start(argv: Sequence[str], *, pass_fds: Sequence[int] = (), stdin: bool = False) -> Started:

@@ -22,6 +22,11 @@ class Watchdog:
     """Consumes running commands, waits for a tick, ends what is over its limits; stops never."""
 
     def __init__(self) -> None:
+        self.restart()
+        os.register_at_fork(after_in_child=self.restart)  # threads do not survive a fork
+
+    def restart(self) -> None:
+        """Forget everything: what a process forked from this one begins with."""
         self._changed = threading.Condition()
         self._watched: set[Process] = set()
         self._thread: threading.Thread | None = None
@@ -45,19 +50,13 @@ class Watchdog:
                 while not self._watched:
                     self._changed.wait()
                 watched = tuple(self._watched)
-            for process in watched:
-                process.check()
             now = time.monotonic()
             young = any(now - p.began < YOUNG_S for p in watched)
-            time.sleep(TICK_YOUNG_S if young else TICK_S)
+            time.sleep(TICK_YOUNG_S if young else TICK_S)  # at first there is nothing to see
+            with self._changed:
+                watched = tuple(self._watched)
+            for process in watched:
+                process.check()
 
 
 watchdog = Watchdog()
-
-
-def _after_fork() -> None:
-    global watchdog
-    watchdog = Watchdog()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 from rlagents.envs.sandbox.config import SandboxConfig
@@ -16,6 +19,56 @@ WORKSPACE = "/box"
 """Where programs find the workspace, in tiers that can put it there."""
 
 
+@dataclass(slots=True, kw_only=True)
+class Lines:
+    """The two one-way lines between a session and the program that serves it."""
+
+    requests: int
+    """Our end, written to without waiting."""
+    replies: int
+    """Our end, read without waiting."""
+    inside: tuple[int, int]
+    """The numbers of the other ends in the program."""
+    given: tuple[int, ...] = ()
+    """Descriptors that the program inherits, of no use to us once it is started."""
+    opener: tuple[str, ...] = ()
+    """Command prefix that gets the other ends by itself where none can be inherited."""
+    names: tuple[str, ...] = ()
+    """Files to remove at the end."""
+
+    def started(self) -> None:
+        """The program has, or never will have, its ends. Twice is fine."""
+        for descriptor in self.given:
+            os.close(descriptor)
+        self.given = ()
+
+    def close(self) -> None:
+        """Free everything. Twice is fine."""
+        self.started()
+        for descriptor in (self.requests, self.replies):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.requests = self.replies = -1
+        for name in self.names:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+
+
+def inherited() -> Lines:
+    """Lines of pipes, for tiers whose programs can inherit descriptors."""
+    requests, ours = os.pipe()
+    try:
+        replies, says = os.pipe()
+    except OSError:
+        os.close(requests)
+        os.close(ours)
+        raise
+    for descriptor in (ours, replies):
+        os.set_blocking(descriptor, False)
+    ends = (requests, says)
+    return Lines(requests=ours, replies=replies, inside=ends, given=ends)
+
+
 class Box(Protocol):
     """One workspace, and the commands in it."""
 
@@ -23,6 +76,10 @@ class Box(Protocol):
     """Descriptor of the workspace's folder on the host."""
     where: str
     """The workspace's path as programs in it see it."""
+
+    def lines(self) -> Lines:
+        """What a session started here takes its turns over."""
+        ...
 
     def start(
         self,
@@ -77,7 +134,12 @@ class Tier(Protocol):
 def program(name: str) -> str | None:
     """Full path of a program of the host, also where PATH leaves out the folders of root."""
     path = os.environ.get("PATH", os.defpath)
-    return shutil.which(name, path=f"{path}:/usr/sbin:/sbin:/usr/bin:/bin")
+    return _which(name, f"{path}:/usr/sbin:/sbin:/usr/bin:/bin")
+
+
+@cache
+def _which(name: str, path: str) -> str | None:
+    return shutil.which(name, path=path)
 
 
 def required(name: str) -> str:

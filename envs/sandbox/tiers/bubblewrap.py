@@ -12,10 +12,12 @@ cgroups: RLIMIT_NPROC bounds forks, because the namespace or the user id is this
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import signal
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 
@@ -23,14 +25,25 @@ from rlagents.envs.sandbox import cgroups, interpreter, namespaces, proctree, se
 from rlagents.envs.sandbox.config import SandboxConfig
 from rlagents.envs.sandbox.process import Process, Status
 from rlagents.envs.sandbox.result import Starved
-from rlagents.envs.sandbox.tiers.base import WORKSPACE, environment, program, required, rlimits
+from rlagents.envs.sandbox.tiers.base import (
+    WORKSPACE,
+    Lines,
+    environment,
+    inherited,
+    program,
+    required,
+    rlimits,
+)
 from rlagents.envs.sandbox.watchdog import watchdog
 from rlagents.errors import SandboxBroken
 
 _NEEDED = ("unshare", "nsenter", "prlimit", "setpriv")
 _START_S = 20.0
+_NUMBERS = itertools.count()
+_LINGER_S = 0.02
+"""How long a look for survivors waits for the last process to end."""
 _JOIN = 'for f in $1; do echo 0 > "$f" || exit 125; done; echo 1000 > /proc/self/oom_score_adj; '
-_PRELUDE = _JOIN + 'shift; exec "$@"'
+PRELUDE = _JOIN + 'shift; exec "$@"'
 
 
 class Bubblewrap:
@@ -96,10 +109,12 @@ class BubblewrapBox:
         self._tier = tier.name
         self._config = config
         self._closed = False
+        self._starting = threading.Lock()
+        """Held while a command gets in by the numbers of our descriptors, which must stay ours."""
         self._group: cgroups.Group | None = None
         self._slot = slots.take(tier.cleaners) if os.geteuid() == 0 else None
         try:
-            self._binds = _binds(config)
+            self._binds = offered(config)
             self._home = namespaces.build(
                 unshare=required("unshare"),
                 sources=[source for source, _ in self._binds],
@@ -121,13 +136,19 @@ class BubblewrapBox:
 
     def _make_group(self) -> cgroups.Group:
         assert self._slot is not None
-        name, config = f"rlagents-{self._slot.number}", self._config
+        # Never the same name twice: whoever still holds an old one can do no harm to a new group.
+        name = f"rlagents-{self._slot.number}-{os.getpid()}-{next(_NUMBERS)}"
+        config = self._config
         found = cgroups.layout()
         assert isinstance(found, cgroups.Layout)
         for root in {found.pids, found.unified}:
             self._slot.note("cgroup", str(root / name))
         held = config.memory_mb + config.workspace_mb + 2 * config.tmp_mb
         return cgroups.Group(name, processes=config.processes + 4, memory=held * 2**20)
+
+    def lines(self) -> Lines:
+        """What a session takes its turns over."""
+        return inherited()
 
     def start(
         self,
@@ -139,6 +160,20 @@ class BubblewrapBox:
         session: bool = False,
     ) -> Process:
         """Start a command; see `Box`."""
+        with self._starting:
+            if self._closed:
+                raise SandboxBroken("the sandbox was closed meanwhile")
+            return self._start(argv, env, stdin=stdin, control=control, session=session)
+
+    def _start(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        stdin: bool,
+        control: Sequence[int],
+        session: bool,
+    ) -> Process:
         config = self._config
         group = self._group.command() if self._group is not None else None
         filters = seccomp.pipe_with(seccomp.program(config.network))
@@ -148,12 +183,13 @@ class BubblewrapBox:
             command = [
                 "/bin/sh",
                 "-c",
-                _PRELUDE,
+                PRELUDE,
                 "sh",
                 " ".join(group.joins) if group is not None else "",
                 *self._home.enter(required("nsenter")),
                 required("prlimit"),
-                *rlimits(config, session=session, processes=True),
+                # Not with a cgroup: the dead of this user id's last owner still count a moment.
+                *rlimits(config, session=session, processes=group is None),
                 *self._drop(),
                 *self._bwrap(env, filters, says),
                 *argv,
@@ -216,9 +252,10 @@ class BubblewrapBox:
 
     def close(self) -> None:
         """End everything in it and free it. Twice is fine."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._starting:
+            if self._closed:
+                return
+            self._closed = True
         try:
             if self._group is not None:
                 self._group.remove()
@@ -238,6 +275,8 @@ class _Contained:
         self.first: int | None = None
         """The first process of the namespace, as the host numbers it."""
         self._pidfd: int | None = None
+        self._first_cpu_s: float | None = None
+        """Of all processes of the namespace, once they have ended."""
 
     def find_first(self, outer_pidfd: int) -> None:
         """Wait until bubblewrap says which process is the first. Returns also when it failed.
@@ -283,16 +322,24 @@ class _Contained:
         proctree.interrupt([p for p in self.pids() if p not in holding], self.pids)
 
     def gone(self) -> bool:
-        if self._group is not None:
-            return not self._group.pids()
-        if self._pidfd is None:
-            return True
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        return bool(poll.poll(0))  # the first process ends last
+        # The first process of the namespace ends last.
+        if self._pidfd is not None and not self._first_ended(_LINGER_S):
+            return False
+        return self._group is None or not self._group.pids()
+
+    def _first_ended(self, within_s: float) -> bool:
+        """Whether the first process ends within a time; then it is buried and its time known."""
+        assert self.first is not None and self._pidfd is not None
+        if self._first_cpu_s is None:
+            poll = select.poll()
+            poll.register(self._pidfd, select.POLLIN)
+            if not poll.poll(within_s * 1000):
+                return False
+            self._first_cpu_s = spawn.bury(self.first, self._pidfd)
+        return True
 
     def cpu_s(self) -> float | None:
-        return self._group.cpu_s() if self._group is not None else None
+        return self._first_cpu_s if self._group is None else self._group.cpu_s()
 
     def outcome(self, status: int, complaint: str) -> tuple[int, str]:
         said = self._status.read()
@@ -308,13 +355,14 @@ class _Contained:
     def close(self) -> None:
         self._status.close()
         if self._pidfd is not None:
+            self._first_ended(0.0)
             os.close(self._pidfd)
             self._pidfd = None
         if self._group is not None:
             self._group.close()
 
 
-def _binds(config: SandboxConfig) -> list[tuple[str, str]]:
+def offered(config: SandboxConfig) -> list[tuple[str, str]]:
     """(on the host, inside) of everything offered read-only beside /usr."""
     binds = []
     if (prefix := interpreter.prefix()) is not None:

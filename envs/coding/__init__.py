@@ -1,0 +1,1 @@
+"""Environments whose actions are code, run in the sandbox."""
