@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,15 +12,18 @@ from rlagents.envs.sandbox import files
 from rlagents.envs.sandbox.choice import ready
 from rlagents.envs.sandbox.command import execute
 from rlagents.envs.sandbox.config import SandboxConfig
-from rlagents.envs.sandbox.process import Streams
+from rlagents.envs.sandbox.process import Process, Streams
 from rlagents.envs.sandbox.result import Result, Snapshot
 from rlagents.envs.sandbox.session import Kind, Session
+from rlagents.envs.sandbox.shield import shielded
 from rlagents.envs.sandbox.tiers.base import Box
 from rlagents.errors import SandboxBroken, boundary
 
 READ_LIMIT = 16 * 2**20
 """Bytes of a file that `read` returns unless told otherwise."""
 _ARCHIVE_S = 120.0
+_ARGUMENT, _ARGUMENTS = 120_000, 1_000_000
+"""Bytes of one argument and of all: a little less than Linux takes."""
 
 
 class Sandbox:
@@ -45,12 +49,15 @@ class Sandbox:
         self.config = SandboxConfig.of(config)
         tier = ready(self.config)
         self.tier = tier.name
-        self._box = tier.open(self.config)
+        self._box = shielded(lambda: tier.open(self.config), free=lambda box: box.close())
         # Held until closed: one that was merely forgotten would go on being watched, under the
         # name of a cgroup that somebody else may have by then.
         self._sessions: list[Session] = []
+        self._running: set[Process] = set()
         # Also when nobody calls close: at the latest when this process ends.
-        self._close = weakref.finalize(self, _close, self._sessions, self._box)
+        self._close = weakref.finalize(
+            self, _close, os.getpid(), self._sessions, self._running, self._box
+        )
 
     @property
     def where(self) -> str:
@@ -78,8 +85,10 @@ class Sandbox:
         """
         self._require_open()
         limit = self.config.wall_s if wall_s is None else wall_s
-        streams = Streams.of(self.config)
-        return execute(self._box, _argv(command), streams, wall_s=limit, stdin=stdin, env=env)
+        argv, streams = _argv(command), Streams.of(self.config)
+        if (problem := _unsayable(argv)) is not None:
+            return _refused(problem, self.tier)
+        return self._execute(argv, streams, wall_s=limit, stdin=stdin, env=env)
 
     def python(self, source: str, *, wall_s: float | None = None) -> Result:
         """Run a Python program, isolated from the workspace's own modules (`python3 -I`).
@@ -149,7 +158,7 @@ class Sandbox:
         self._require_open()
         streams = Streams.of(self.config, keep)
         argv = ["tar", "--create", "--sparse", "--file=-", "--directory", self.where, "."]
-        done = execute(self._box, argv, streams, wall_s=_ARCHIVE_S)
+        done = self._execute(argv, streams, wall_s=_ARCHIVE_S)
         if done.exit_status not in (0, 1):  # 1: something changed meanwhile
             raise SandboxBroken(f"packing the workspace: {done.describe()}: {done.stderr[-500:]}")
         return Snapshot(streams.out.bytes())
@@ -165,7 +174,7 @@ class Sandbox:
         script = f"chmod -R u+rwX {self.where} 2>/dev/null; {clear} && {unpack}"
         self._require_open()
         argv, streams = ["sh", "-c", script], Streams.of(self.config)
-        done = execute(self._box, argv, streams, wall_s=_ARCHIVE_S, stdin=snapshot.tar)
+        done = self._execute(argv, streams, wall_s=_ARCHIVE_S, stdin=snapshot.tar)
         if not done.ok:
             raise SandboxBroken(f"restoring: {done.describe()}: {done.stderr[-500:]}")
 
@@ -187,20 +196,72 @@ class Sandbox:
         if not self._close.alive:
             raise ValueError("the sandbox is closed")
 
+    def _execute(
+        self,
+        argv: Sequence[str],
+        streams: Streams,
+        *,
+        wall_s: float,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+    ) -> Result:
+        box, running = self._box, self._running
+        return execute(box, argv, streams, wall_s=wall_s, stdin=stdin, env=env, running=running)
+
     def _session(self, kind: Kind) -> Session:
         self._require_open()
         with boundary(SandboxBroken, f"starting a {kind} session"):
-            session = Session(self._box, self.config, kind)
-        self._sessions[:] = [s for s in self._sessions if s.alive] + [session]
+            session = shielded(lambda: Session(self._box, self.config, kind), free=Session.close)
+        self._sessions.append(session)
+        for ended in [s for s in self._sessions if not s.alive]:
+            with contextlib.suppress(ValueError):  # another thread was here
+                self._sessions.remove(ended)
         return session
 
 
 def _argv(command: Sequence[str] | str) -> list[str]:
-    return ["sh", "-c", command] if isinstance(command, str) else list(command)
+    """As the kernel takes it: characters that no bytes stand for are replaced."""
+    words = ["sh", "-c", command] if isinstance(command, str) else list(command)
+    return [w if w.isascii() else os.fsdecode(_bytes(w)) for w in words]
 
 
-def _close(sessions: list[Session], box: Box) -> None:
+def _bytes(text: str) -> bytes:
     try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:
+        return text.encode(errors="replace")
+
+
+def _unsayable(argv: Sequence[str]) -> str | None:
+    """Why the kernel would refuse these words. They are the agent's, so it is no broken sandbox."""
+    if any("\0" in word for word in argv):
+        return "a zero byte in an argument"
+    if any(len(os.fsencode(word)) > _ARGUMENT for word in argv):
+        return f"an argument longer than {_ARGUMENT:,} bytes: write it to a file"
+    if sum(len(os.fsencode(word)) for word in argv) > _ARGUMENTS:
+        return f"arguments longer than {_ARGUMENTS:,} bytes together: write them to a file"
+    return None
+
+
+def _refused(problem: str, tier: str) -> Result:
+    """As a shell says of what it can't execute."""
+    return Result(
+        stdout="",
+        stderr=f"{problem}\n",
+        exit_status=126,
+        wall_s=0.0,
+        cpu_s=0.0,
+        peak_memory=0,
+        tier=tier,
+    )
+
+
+def _close(owner: int, sessions: list[Session], running: set[Process], box: Box) -> None:
+    if os.getpid() != owner:
+        return  # a copy in a process forked from the owner, which still uses it
+    try:
+        for process in list(running):
+            process.end()
         for session in sessions:
             session.close()
     finally:

@@ -13,6 +13,7 @@ from rlagents.envs.sandbox.probe import probe
 from rlagents.envs.sandbox.tiers.bare import Bare
 from rlagents.envs.sandbox.tiers.base import Tier
 from rlagents.envs.sandbox.tiers.bubblewrap import Bubblewrap
+from rlagents.envs.sandbox.tiers.docker import Docker
 from rlagents.envs.sandbox.tiers.gvisor import Gvisor
 from rlagents.envs.sandbox.tiers.landlock import Landlock
 from rlagents.errors import ConfigError, SandboxBroken
@@ -21,6 +22,7 @@ TABLE: dict[str, Tier] = {
     "strict": Bubblewrap("strict"),
     "user": Bubblewrap("user"),
     "gvisor": Gvisor(),
+    "docker": Docker(),
     "landlock": Landlock(),
     "none": Bare(),
 }
@@ -43,7 +45,7 @@ def ready(config: SandboxConfig) -> Tier:
                 f"sandbox.tier: {name!r} can't be had here: {problem}{_instead(name)}"
             )
         _clean_up()
-        _require_held(name, config.network)
+        _require_held(name, config.network, config.image)
     return tier
 
 
@@ -57,11 +59,11 @@ def _clean_up() -> None:
 
 
 @cache
-def _require_held(name: str, network: Literal["none", "loopback"]) -> None:
+def _require_held(name: str, network: Literal["none", "loopback"], image: str) -> None:
     """Probe a tier, once a process. `none` promises nothing, so nothing is asked of it."""
     if name == "none":
         return
-    findings = probe(TABLE[name], SandboxConfig(network=network))
+    findings = probe(TABLE[name], SandboxConfig(network=network, image=image))
     broken = [f"{f.what}: {f.seen}" for f in findings if not f.held]
     if broken:
         raise SandboxBroken(

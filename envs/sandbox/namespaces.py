@@ -58,6 +58,7 @@ def build(
     sources: Sequence[str],
     size_mb: int,
     files: int,
+    tmp_mb: int = 0,
     uid: int | None,
     drop: Sequence[str] = (),
 ) -> Home:
@@ -69,6 +70,7 @@ def build(
             a user without rights on the way to them can reach them there.
         size_mb: of all files of the workspace.
         files: how many files, folders and links it may hold.
+        tmp_mb: also make `tmp/tmp` and `tmp/shm`, of this size together and with as many files.
         uid: who owns the workspace; None: an ordinary user is asking, and owns it.
         drop: a command prefix that the whole setup runs under.
 
@@ -80,7 +82,7 @@ def build(
     flags = ["--mount", "--propagation", "private"]
     if uid is None:
         flags = ["--user", "--map-root-user", *flags]
-    script = _script(stage, sources, size_mb=size_mb, files=files, uid=uid)
+    script = _script(stage, sources, size_mb=size_mb, files=files, tmp_mb=tmp_mb, uid=uid)
     started = spawn.start([*drop, unshare, *flags, "/bin/sh", "-c", script], stdin=True)
     assert started.stdin is not None
     opened: list[int] = []
@@ -136,7 +138,13 @@ def _first_line(started: spawn.Started) -> bytes:
 
 
 def _script(
-    stage: str, sources: Sequence[str], *, size_mb: int, files: int, uid: int | None
+    stage: str,
+    sources: Sequence[str],
+    *,
+    size_mb: int,
+    files: int,
+    tmp_mb: int,
+    uid: int | None,
 ) -> str:
     owner = "" if uid is None else f",uid={uid},gid={uid}"
     limits = f"size={size_mb}m,nr_inodes={files + 1},mode=700{owner},nosuid,nodev"
@@ -150,6 +158,14 @@ def _script(
         f"echo 'box:x:1000:1000::/box:/bin/sh' > {stage}/etc/passwd",
         f"echo 'box:x:1000:' > {stage}/etc/group",
     ]
+    if tmp_mb:
+        # Not bubblewrap's own tmpfs: those have no bound on files, which cost the kernel memory.
+        room = f"size={tmp_mb}m,nr_inodes={files + 3},mode=755,nosuid,nodev"
+        lines += [
+            f"mkdir {stage}/tmp",
+            f"mount -t tmpfs -o {room} rlagents {stage}/tmp",
+            f"mkdir -m 1777 {stage}/tmp/tmp {stage}/tmp/shm",
+        ]
     for number, source in enumerate(sources):
         target, quoted = f"{stage}/bind/{number}", _quoted(source)
         make = f"mkdir {target}" if os.path.isdir(source) else f": > {target}"

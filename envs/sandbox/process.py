@@ -14,6 +14,7 @@ import select
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -72,7 +73,21 @@ class Tree(Protocol):
 class Process:
     """A command, from its start to the last of its processes."""
 
-    def __init__(self, started: Started, tree: Tree, config: SandboxConfig, tier: str) -> None:
+    def __init__(
+        self,
+        started: Started,
+        tree: Tree,
+        config: SandboxConfig,
+        tier: str,
+        *,
+        beside: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """See to a command that has been started.
+
+        Args:
+            beside: bytes that it holds and that the resident sizes of its processes do not show.
+        """
+        self._beside = beside
         self.started = started
         self.tree = tree
         self.config = config
@@ -105,9 +120,10 @@ class Process:
             total = self.tree.cpu_s()
             self.cpu_seen = max(self.cpu_seen, seen.cpu_s if total is None else total)
             bound = self.config.memory_mb * _MIB
-            memory = seen.memory
+            beside = self._beside()
+            memory = seen.memory + beside
             if memory > bound:  # shared pages were counted often: ask again, exactly
-                memory = proctree.proportional(self.tree.pids())
+                memory = proctree.proportional(self.tree.pids()) + beside
             self.peak = max(self.peak, memory)
             if memory > bound:
                 self._end("memory_mb")

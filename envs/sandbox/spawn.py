@@ -63,7 +63,7 @@ class _Launcher:
             job, future = self._jobs.get()
             try:
                 future.set_result(job())
-            except OSError as error:
+            except BaseException as error:  # whoever asked gets it; the thread must live
                 future.set_exception(error)
 
 

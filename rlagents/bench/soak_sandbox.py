@@ -8,6 +8,7 @@ memory. The figures are the growth from the first count, which comes after a ten
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import os
@@ -15,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class Count:
     slots: int
     """Held by us."""
     temporary: int
-    """Our names in the folder for temporary files."""
+    """Names in the folder for temporary files, which is one of the soak's own."""
     rss: int
     """Bytes resident."""
 
@@ -80,7 +81,7 @@ def run(
 
     first = max(1, count // 10)
     steps = [first, *np.linspace(first, count, samples, dtype=int).tolist()[1:]]
-    with ThreadPoolExecutor(at_once) as threads:
+    with _temporary_folder(), ThreadPoolExecutor(at_once) as threads:
         for step in steps:
             list(threads.map(one, order[done:step]))
             done = step
@@ -120,7 +121,7 @@ def taken() -> Count:
         mounts=len(Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()),
         cgroups=len(orphans()),
         slots=sum(link.startswith(where + "/") for link in links),
-        temporary=sum("rlagents" in name for name in os.listdir(tempfile.gettempdir())),
+        temporary=len(os.listdir(tempfile.gettempdir())),
         rss=proctree.resident(os.getpid()),
     )
 
@@ -137,6 +138,18 @@ def orphans() -> list[Path]:
             if not _held(slot) and path.exists():
                 left.append(path)
     return left
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[None]:
+    """Temporary files go to a folder of their own, so that nobody else's are counted."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="rlagents-soak-") as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def slope(values: Mapping[int, int]) -> float:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rlagents.envs.sandbox import reading
+from rlagents.envs.sandbox.attack import payload_programs as programs
 from rlagents.envs.sandbox.attack.case import Case, Host, Verdict
 from rlagents.envs.sandbox.box import Sandbox
 from rlagents.envs.sandbox.files import UnsafeFile
@@ -30,9 +31,9 @@ def _links(host: Host) -> Verdict:
         "/proc/self/root" + host.secret_path,
     ]
     box = host.open()
-    _make(box, _LINKS, targets, _OUTWARDS)
+    _make(box, programs.OUTWARDS, targets)
     got: list[str] = []
-    for name in [e.path for e in box.files()] + [f"{n}/{Path(host.secret_path).name}" for n in "2"]:
+    for name in [*(e.path for e in box.files()), f"2/{Path(host.secret_path).name}"]:
         with contextlib.suppress(UnsafeFile, OSError):
             got.append(f"read {name}: {box.read(name)[:40]!r}")
     with contextlib.suppress(UnsafeFile, OSError):
@@ -44,7 +45,7 @@ def _writes(host: Host) -> Verdict:
     """Links where the host is about to write its grader."""
     box = host.open()
     before = Path(host.writable_path).read_bytes()
-    _make(box, _LINKS, [host.writable_path, str(Path(host.writable_path).parent)], _OUTWARDS)
+    _make(box, programs.OUTWARDS, [host.writable_path, str(Path(host.writable_path).parent)])
     grader, wrong = b"print('the grader')", []
     inside = f"1/{Path(host.writable_path).name}"
     for name in ("0", "hard0", inside, "up/" + host.writable_path.lstrip("/")):
@@ -65,7 +66,7 @@ def _race(host: Host) -> Verdict:
     targets = [str(Path(host.secret_path).parent), str(path.parent)]
     _make(box, "import os\nos.mkdir('own'); open(f'own/{args[0]}', 'w').write('mine')", name)
     with box.repl() as python:
-        python.run(f"targets, name = {targets!r}, {name!r}\n{_SWAPPER}")
+        python.run(f"targets, name = {targets!r}, {name!r}\n{programs.SWAPPER}")
         end = time.monotonic() + 1.0
         while time.monotonic() < end:
             with _counting(seen):
@@ -81,7 +82,7 @@ def _race(host: Host) -> Verdict:
 def _special(host: Host) -> Verdict:
     """What blocks, never ends or is no file, under the name of a submission."""
     box = host.open()
-    made = _make(box, _SPECIAL, 0)
+    made = _make(box, programs.SPECIAL)
     got, began = [], time.monotonic()
     for entry in box.files():
         with contextlib.suppress(UnsafeFile, FileNotFoundError):
@@ -95,7 +96,7 @@ def _growing(host: Host) -> Verdict:
     """A file that grows as fast as it is read."""
     box, longest = host.open(), 0
     with box.repl() as python:
-        python.run(_GROWER)
+        python.run(programs.GROWER)
         for _ in range(200):
             with contextlib.suppress(UnsafeFile, FileNotFoundError):
                 longest = max(longest, len(box.read("log", limit=2**20)))
@@ -105,7 +106,7 @@ def _growing(host: Host) -> Verdict:
 def _deep(host: Host) -> Verdict:
     """Folders in folders, deeper than a recursion goes and than a path is long."""
     box = host.open()
-    made = _make(box, _DEEP, 0).strip()
+    made = _make(box, programs.DEEP).strip()
     try:
         found = sum(1 for _ in box.files())
         said = f"listed {found} names"
@@ -121,7 +122,7 @@ def _deep(host: Host) -> Verdict:
 def _many(host: Host) -> Verdict:
     """More names than anybody can look at."""
     box = host.open(workspace_files=40_000)
-    made = _make(box, _MANY, 0).strip()
+    made = _make(box, programs.MANY).strip()
     try:
         count = sum(1 for _ in box.files())
     except UnsafeFile:
@@ -132,7 +133,7 @@ def _many(host: Host) -> Verdict:
 def _names(host: Host) -> Verdict:
     """Names with newlines, terminal commands, broken UTF-8, and those that look like options."""
     box = host.open()
-    raw = _make(box, _NAMES, 0)
+    raw = _make(box, programs.NAMES)
     listed = {e.path for e in box.files()}
     wanted = {bytes.fromhex(n).decode(errors="surrogateescape") for n in raw.split()}
     wrong = [f"{n!r} is not listed" for n in wanted - listed]
@@ -150,14 +151,14 @@ def _names(host: Host) -> Verdict:
 def _forbidden(host: Host) -> Verdict:
     """Files and folders that their owner locked up."""
     box, wrong = host.open(), []
-    _make(box, _FORBIDDEN, 0)
+    _make(box, programs.FORBIDDEN)
     for name in ("file", "folder/file", "dark/file"):
         with contextlib.suppress(UnsafeFile, FileNotFoundError):
             if box.read(name) != b"x":
                 wrong.append(f"{name} reads as something else")
     list(box.files())
     kept = box.snapshot()
-    _make(box, "open('new', 'w')", 0)
+    _make(box, "open('new', 'w')")
     box.restore(kept)
     if any(e.path == "new" for e in box.files()):
         wrong.append("a file made after the snapshot is still there")
@@ -171,22 +172,22 @@ def _forbidden(host: Host) -> Verdict:
 def _documents(host: Host) -> Verdict:
     """JSON that is too deep, not finite, says two things, or is endless digits."""
     box = host.open()
-    _make(box, _DOCUMENTS, 0)
+    _make(box, programs.DOCUMENTS)
     return _refused(box, lambda data: reading.json_value(data))
 
 
 def _archives(host: Host) -> Verdict:
     """Archives that unpack to too much, to somewhere else, to links, or twice."""
     box = host.open()
-    _make(box, _ARCHIVES, [host.writable_path])
+    _make(box, programs.ARCHIVES, [host.writable_path])
     return _refused(box, lambda data: (reading.untar if data[:2] != b"PK" else reading.unzip)(data))
 
 
 def _pickles(host: Host) -> Verdict:
     """Code in a pickle, in an array of objects, in what `torch.save` writes, and in headers."""
-    box, path = host.open(packages=_numpy(host)), Path(host.writable_path)
+    box, path = host.open(), Path(host.writable_path)
     before = path.read_bytes()
-    _make(box, _PICKLES, host.writable_path)
+    _make(box, programs.PICKLES, host.writable_path)
     verdict = _refused(box, _every_reader)
     if path.read_bytes() != before:
         return Verdict(False, "code in a file was run on the host and changed a file there")
@@ -221,10 +222,6 @@ def _refused(box: Sandbox, read: Callable[[bytes], object]) -> Verdict:
     return _verdict(taken, f"{count} files, each refused within {max(slowest, 0.001):.3f} s")
 
 
-def _numpy(host: Host) -> tuple[str, ...]:
-    return ()
-
-
 @contextmanager
 def _counting(seen: dict[str, int]) -> Iterator[None]:
     try:
@@ -241,3 +238,63 @@ def _make(box: Sandbox, source: str, *args: object) -> str:
 
 def _verdict(wrong: list[str], fine: str) -> Verdict:
     return Verdict(not wrong, "; ".join(wrong)[:500] or fine)
+
+
+CASES: tuple[Case, ...] = (
+    Case(
+        name="hostile_links",
+        source="R7",
+        what="links of both kinds to files of the host where results are expected",
+        run=_links,
+    ),
+    Case(
+        name="link_over_grader",
+        source="R7",
+        what="links where the host writes its grader",
+        run=_writes,
+    ),
+    Case(
+        name="swapped_folder",
+        source="ours",
+        what="a folder swapped for a link while the host reads and writes in it",
+        run=_race,
+    ),
+    Case(
+        name="no_plain_files",
+        source="trap 9",
+        what="pipe, socket, device, sparse file of 1 TiB as a submission",
+        run=_special,
+    ),
+    Case(
+        name="growing_file", source="ours", what="a file that grows while it is read", run=_growing
+    ),
+    Case(name="deep_tree", source="trap 9", what="1,200 folders in each other", run=_deep),
+    Case(name="many_names", source="ours", what="30,000 names for the host to list", run=_many),
+    Case(
+        name="odd_names",
+        source="R7",
+        what="names with newlines, terminal commands, broken UTF-8",
+        run=_names,
+    ),
+    Case(
+        name="forbidden_files", source="R7", what="files and folders with mode 000", run=_forbidden
+    ),
+    Case(
+        name="hostile_json",
+        source="trap 9",
+        what="JSON too deep, NaN, Infinity, two equal keys, a million digits",
+        run=_documents,
+    ),
+    Case(
+        name="hostile_archives",
+        source="trap 9",
+        what="zip and tar bombs, overlapping members, links, names that lead out",
+        run=_archives,
+    ),
+    Case(
+        name="hostile_pickles",
+        source="R7",
+        what="code in pickles, .npy, .npz and torch files; headers that lie",
+        run=_pickles,
+    ),
+)

@@ -120,6 +120,7 @@ class BubblewrapBox:
                 sources=[source for source, _ in self._binds],
                 size_mb=config.workspace_mb,
                 files=config.workspace_files,
+                tmp_mb=config.tmp_mb,
                 uid=self._slot.uid if self._slot else None,
             )
             self.root = self._home.root
@@ -163,6 +164,9 @@ class BubblewrapBox:
         with self._starting:
             if self._closed:
                 raise SandboxBroken("the sandbox was closed meanwhile")
+            mode = os.fstat(self.root).st_mode
+            if mode & 0o700 != 0o700:  # a command took away what the next one needs to get in
+                os.fchmod(self.root, mode & 0o777 | 0o700)
             return self._start(argv, env, stdin=stdin, control=control, session=session)
 
     def _start(
@@ -222,15 +226,14 @@ class BubblewrapBox:
 
     def _bwrap(self, env: Mapping[str, str], filters: int, says: int) -> list[str]:
         config, stage = self._config, self._home.stage
-        tmp = str(config.tmp_mb * 2**20)
         flags = (
             "--unshare-user --unshare-all --disable-userns --die-with-parent --new-session "
             "--uid 1000 --gid 1000 --hostname sandbox --cap-drop ALL --clearenv "
             "--ro-bind /usr /usr --ro-bind-try /etc/ld.so.cache /etc/ld.so.cache "
             "--ro-bind-try /etc/alternatives /etc/alternatives "
             f"--ro-bind {stage}/etc/passwd /etc/passwd --ro-bind {stage}/etc/group /etc/group "
-            f"--proc /proc --dev /dev --size {tmp} --tmpfs /dev/shm --size {tmp} --tmpfs /tmp "
-            f"--bind {stage}/box {WORKSPACE}"
+            f"--proc /proc --dev /dev --bind {stage}/tmp/shm /dev/shm --remount-ro /dev "
+            f"--bind {stage}/tmp/tmp /tmp --bind {stage}/box {WORKSPACE}"
         ).split()
         flags = [required("bwrap"), *flags, *_system_dirs()]
         if (prefix := interpreter.prefix()) is not None:
@@ -299,8 +302,9 @@ class _Contained:
             return
         with contextlib.suppress(ProcessLookupError):
             descriptor = os.pidfd_open(first)
-            # Only its child can be it: a number may have been given to somebody else meanwhile.
-            if proctree.parent(first) == self._outer:
+            # Only its child, or an orphan of ours where it has ended already, can be it: the
+            # number may have been given to somebody else meanwhile.
+            if proctree.parent(first) in (self._outer, os.getpid()):
                 self.first, self._pidfd = first, descriptor
             else:
                 os.close(descriptor)

@@ -16,7 +16,6 @@ import dataclasses
 import json
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -36,8 +35,10 @@ from rlagents.errors import SandboxBroken
 _NEEDED = ("unshare", "nsenter", "setpriv")
 _UID = 1000
 """Of the guest, known to gVisor's kernel alone: no process of the host has it for this."""
-_OWN_MB = 160
+_OWN_MB = 96
 """What gVisor's own processes hold, beside the guest's memory."""
+_MEMORY_FILE = "memfd:runsc-memory"
+"""All memory of the guest, files below /tmp too: in no process's resident size."""
 _OWN_THREADS = 256
 _THREADS_EACH = 32
 _CALL_S = 20.0
@@ -221,7 +222,7 @@ class GvisorBox:
             raise
         tree = _Guest(started.popen.pid, group, bundle)
         own = dataclasses.replace(self._config, memory_mb=self._config.memory_mb + _OWN_MB)
-        process = Process(started, tree, own, self._tier)
+        process = Process(started, tree, own, self._tier, beside=tree.guest_memory)
         watchdog.watch(process)
         return process
 
@@ -263,6 +264,16 @@ class _Guest:
         self._outer = outer
         self._group = group
         self._bundle = bundle
+        self._memory: str | None = None
+
+    def guest_memory(self) -> int:
+        """Bytes in the file that gVisor keeps the guest's memory in."""
+        if self._memory is None:
+            self._memory = next(filter(None, map(_memory_file, self.pids())), None)
+        if self._memory is not None:
+            with contextlib.suppress(OSError):
+                return os.stat(self._memory).st_blocks * 512
+        return 0
 
     def pids(self) -> list[int]:
         return self._group.pids()
@@ -295,6 +306,16 @@ class _Guest:
     def close(self) -> None:
         self._group.close()
         shutil.rmtree(self._bundle, ignore_errors=True)
+
+
+def _memory_file(pid: int) -> str | None:
+    """The path of the descriptor under which a process has the guest's memory, if it has."""
+    folder = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            if _MEMORY_FILE in os.readlink(f"{folder}/{name}"):
+                return f"{folder}/{name}"
+    return None
 
 
 def _complaint(log: Path) -> str | None:

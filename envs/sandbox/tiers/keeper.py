@@ -40,6 +40,7 @@ _NEWNS = 0x20000
 _NOSUID, _NODEV, _BIND, _REC, _PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 0x40000
 _SPARE_PROCESSES = 512
 _TICK_S = 0.1
+_CLEARING_S = 5.0
 _OVER = 8
 """Processes more than allowed that may be there for a moment."""
 _LISTENER = b"+"
@@ -56,14 +57,17 @@ def main() -> None:
     _call("prctl", _SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != spec["parent"]:
         return  # it died before it could be seen to
+    scoped = spec["scope"] is not None
     try:
         _call("prctl", _SET_SUBREAPER, 1, 0, 0, 0)
         _call("prctl", _NO_NEW_PRIVS, 1, 0, 0, 0)
-        if spec["scope"] is not None:
+        if scoped:
             _call("syscall", _RESTRICT_SELF, spec["scope"], 0)
         said = _keep(spec, signals)
     except OSError as error:
         said = {"failed": str(error), "errno": error.errno}
+    finally:  # whatever went wrong here, nothing stays
+        _end_all(scoped=scoped)
     os.write(says, json.dumps(said).encode() + b"\n")
 
 
@@ -142,6 +146,8 @@ def _wait(
     if asked is not None:
         poll.register(asked.listener, select.POLLIN)
     due = time.monotonic() + _TICK_S
+    # What was left too full must have the time to be cleared.
+    cleared_by = time.monotonic() + (0.0 if _overfull(spec) is None else _CLEARING_S)
     while not signals.told_to_end:
         ready = dict(poll.poll(1000 * max(0.0, due - time.monotonic())))
         if asked is not None and asked.listener in ready:
@@ -156,7 +162,7 @@ def _wait(
         if (began := time.monotonic()) >= due:
             if spec["count"] is not None and _tasks() > spec["count"] + _OVER:
                 return None, "processes"
-            if (limit := _overfull(spec)) is not None:
+            if began > cleared_by and (limit := _overfull(spec)) is not None:
                 return None, limit
             # Looking takes at most a fiftieth of the time, however full the workspace is.
             took = time.monotonic() - began

@@ -221,28 +221,48 @@ class _Kept:
         self._status = status
         self._tmp = tmp
         self._seen_s = 0.0
+        self._last: dict[int, int | None] = {}
 
     def pids(self) -> list[int]:
-        return [] if self._ended() else proctree.descendants(self._keeper)[1:]
+        if self._ended():
+            return self._orphans()
+        found = proctree.descendants(self._keeper)[1:]
+        self._last = {p: self._last.get(p) or proctree.start_time(p) for p in found}
+        return found
+
+    def _orphans(self) -> list[int]:
+        """Those last seen below a keeper that was killed, and what is below them."""
+        if not self._last or self._status.read():
+            return []
+        same = [p for p, began in self._last.items() if began and proctree.start_time(p) == began]
+        found = {p for top in same for p in proctree.descendants(top)}
+        return [p for p in found if not users.dead(str(p))]
 
     def kill(self) -> None:
         """The keeper kills, ends and is waited for: killed itself, it could not."""
         if self._ended():
+            self._kill_seen()
             return
         for number in (signal.SIGTERM, signal.SIGCONT):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
         deadline = time.monotonic() + GRACE_S
         while not self._ended(wait_s=GRACE_S / 4) and time.monotonic() < deadline:
-            for pid in self.pids():  # it may have been stopped or killed
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            self._kill_seen()  # it may have been stopped or killed
+
+    def _kill_seen(self) -> None:
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
 
     def interrupt(self) -> None:
         proctree.interrupt(self.pids(), self.pids)
 
     def gone(self) -> bool:
-        return self._ended()
+        if not self._ended():
+            return False
+        self._kill_seen()
+        return not self._orphans()
 
     def cpu_s(self) -> float | None:
         said = self._status.read()

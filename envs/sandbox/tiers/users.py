@@ -61,7 +61,7 @@ def end(text: str) -> None:
 def _runs(uid: int) -> bool:
     for name in os.listdir("/proc"):
         with contextlib.suppress(OSError, IndexError):
-            if name.isdigit() and _user(name) == uid and not _dead(name):
+            if name.isdigit() and _user(name) == uid and not dead(name):
                 return True
     return False
 
@@ -71,9 +71,13 @@ def _user(pid: str) -> int:
         return next(int(line.split()[1]) for line in file if line.startswith("Uid:"))
 
 
-def _dead(pid: str) -> bool:
-    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-        return file.read().rpartition(")")[2].split()[0] in "ZX"
+def dead(pid: str) -> bool:
+    """Whether a process is gone, or only waits for its parent to notice."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 def _can_mount() -> bool:
