@@ -88,9 +88,10 @@ def sandbox_findings(tiers: Mapping[str, Tier]) -> Iterator[Finding]:
     for other, tier in tiers.items():
         if other != name:
             problem = tier.problem()
-            gaps = f"does not hold: {'; '.join(tier.gaps)}" if tier.gaps else ""
             can = "works, when asked for" if problem is None else "can't be had"
-            yield Finding(what=f"  {other}", found=can, level="ok", fix=problem or gaps)
+            weaker = f"weaker: rlagents doctor --attack --tier {other} shows where"
+            fix = problem or (weaker if tier.gaps else "")
+            yield Finding(what=f"  {other}", found=can, level="ok", fix=fix)
 
 
 def _probed(tier: Tier) -> Finding:

@@ -118,7 +118,8 @@ def score(config: RunConfig, origin: str | None) -> list[Evaluation]:
             raise RlagentsError(f"every episode failed; the first with: {failures[0]}")
         display.print(_table(config, results))
         if failures:
-            display.print(f"{len(failures)} episodes failed; the first with: {failures[0]}")
+            first = escape(failures[0])
+            display.print(f"{len(failures)} episodes failed; the first with: {first}")
     return results
 
 

@@ -223,9 +223,11 @@ def shell(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         (["export", "nowhere", "out"], "nowhere: expected the folder of a run"),
         (
             ["bench", "rolout"],
-            "bench: expected one of learner, rollout, got 'rolout'; did you mean 'rollout",
+            "bench: expected one of learner, rollout, sandbox, sandbox-soak, got 'rolout'; did you",
         ),
         (["bench", "rollout", "--out", "no/where.json"], "bench --out: expected a file in a fold"),
+        (["doctor", "--tier", "user"], "doctor --tier: it says what --attack attacks; give both"),
+        (["doctor", "--attack", "--tier", "stric"], "sandbox.tier: expected one of auto, strict"),
         (["doctor", "now"], "rlagents doctor: Got unexpected extra argument(s) (now)"),
         (["envs", "check", "rlagents/Lok-v0"], "env.id: no environment 'rlagents/Lok-v0' is reg"),
         (["train", "x.yaml", "policy.from=a"], "policy.from: only eval and play take it"),

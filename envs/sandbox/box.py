@@ -16,7 +16,7 @@ from rlagents.envs.sandbox.process import Process, Streams
 from rlagents.envs.sandbox.result import Result, Snapshot
 from rlagents.envs.sandbox.session import Kind, Session
 from rlagents.envs.sandbox.shield import shielded
-from rlagents.envs.sandbox.tiers.base import Box
+from rlagents.envs.sandbox.tiers.base import Box, Tier
 from rlagents.errors import SandboxBroken, boundary
 
 READ_LIMIT = 16 * 2**20
@@ -49,11 +49,14 @@ class Sandbox:
         self.config = SandboxConfig.of(config)
         tier = ready(self.config)
         self.tier = tier.name
-        self._box = shielded(lambda: tier.open(self.config), free=lambda box: box.close())
         # Held until closed: one that was merely forgotten would go on being watched, under the
         # name of a cgroup that somebody else may have by then.
         self._sessions: list[Session] = []
         self._running: set[Process] = set()
+        shielded(lambda: self._open(tier), free=lambda _: self.close())
+
+    def _open(self, tier: Tier) -> None:
+        self._box = tier.open(self.config)
         # Also when nobody calls close: at the latest when this process ends.
         self._close = weakref.finalize(
             self, _close, os.getpid(), self._sessions, self._running, self._box
@@ -151,23 +154,32 @@ class Sandbox:
     def snapshot(self) -> Snapshot:
         """All files as they are now. Sessions go on; their memory is not part of it.
 
+        What its owner may not read (mode 000) is made readable for this, and stays so.
+
         Raises:
-            SandboxBroken: they can't be packed.
+            UnsafeFile: they can't be packed, or not unpacked again: too deep, or changed so.
+            SandboxBroken: the sandbox failed.
         """
         keep = 2 * (self.config.workspace_mb + 1) * 2**20 + 4096 * self.config.workspace_files
-        self._require_open()
-        streams = Streams.of(self.config, keep)
-        argv = ["tar", "--create", "--sparse", "--file=-", "--directory", self.where, "."]
-        done = self._execute(argv, streams, wall_s=_ARCHIVE_S)
+        root, where, streams = self._open_root(), self.where, Streams.of(self.config, keep)
+        pack = f"tar --create --sparse --file=- --directory {where} ."
+        script = f"chmod -R u+rX {where} 2>/dev/null; exec {pack}"
+        done = self._execute(["sh", "-c", script], streams, wall_s=_ARCHIVE_S)
         if done.exit_status not in (0, 1):  # 1: something changed meanwhile
-            raise SandboxBroken(f"packing the workspace: {done.describe()}: {done.stderr[-500:]}")
-        return Snapshot(streams.out.bytes())
+            raise _archive_failure("packing", done)
+        for _ in files.entries(root, limit=self.config.workspace_files):
+            pass  # no path that tar can pack but not unpack
+        try:
+            return Snapshot(streams.out.bytes())
+        except ValueError as error:
+            raise files.UnsafeFile(f"packing the workspace: {error}") from None
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put the workspace back to a snapshot: files made since are gone.
 
         Raises:
-            SandboxBroken: it can't be unpacked.
+            UnsafeFile: something that still runs there is in the way.
+            SandboxBroken: the sandbox failed.
         """
         clear = f"find {self.where} -mindepth 1 -delete"
         unpack = f"tar --extract --file=- --directory {self.where} --preserve-permissions"
@@ -176,7 +188,7 @@ class Sandbox:
         argv, streams = ["sh", "-c", script], Streams.of(self.config)
         done = self._execute(argv, streams, wall_s=_ARCHIVE_S, stdin=snapshot.tar)
         if not done.ok:
-            raise SandboxBroken(f"restoring: {done.describe()}: {done.stderr[-500:]}")
+            raise _archive_failure("restoring", done)
 
     def close(self) -> None:
         """End everything in it and free it. Twice is fine."""
@@ -211,12 +223,22 @@ class Sandbox:
     def _session(self, kind: Kind) -> Session:
         self._require_open()
         with boundary(SandboxBroken, f"starting a {kind} session"):
-            session = shielded(lambda: Session(self._box, self.config, kind), free=Session.close)
-        self._sessions.append(session)
+            session = shielded(lambda: self._new_session(kind), free=Session.close)
         for ended in [s for s in self._sessions if not s.alive]:
             with contextlib.suppress(ValueError):  # another thread was here
                 self._sessions.remove(ended)
         return session
+
+    def _new_session(self, kind: Kind) -> Session:
+        session = Session(self._box, self.config, kind)
+        self._sessions.append(session)
+        return session
+
+
+def _archive_failure(doing: str, done: Result) -> Exception:
+    """Of `tar`: what files do to it is the agent's, that it is missing is not."""
+    said = f"{doing} the workspace: {done.describe()}: {done.stderr[-500:]}"
+    return SandboxBroken(said) if done.exit_status in (126, 127) else files.UnsafeFile(said)
 
 
 def _argv(command: Sequence[str] | str) -> list[str]:

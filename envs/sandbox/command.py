@@ -33,19 +33,29 @@ def execute(
         SandboxBroken: the sandbox failed.
     """
     with boundary(SandboxBroken, f"running {argv[0]!r}"):
-        process = shielded(
-            lambda: box.start(argv, env=env or {}, stdin=bool(stdin)), free=Process.close
-        )
+        mine: set[Process] = set()
+
+        def begin() -> Process:
+            started = box.start(argv, env=env or {}, stdin=bool(stdin))
+            for those in (mine, running):
+                if those is not None:
+                    those.add(started)
+            return started
+
         try:
-            if running is not None:
-                running.add(process)
+            process = shielded(begin, free=_end)
             into = process.started.stdin
             feed = None if into is None else Feed(into, memoryview(stdin), close=True)
             if communicate(process, streams, wall_s=wall_s, feed=feed) == "time":
                 process.end("wall_s")
             return finish(process, streams)
         finally:
-            if running is not None:
-                running.discard(process)
-            watchdog.forget(process)
-            process.close()
+            for started in mine:
+                if running is not None:
+                    running.discard(started)
+                _end(started)
+
+
+def _end(process: Process) -> None:
+    watchdog.forget(process)
+    process.close()

@@ -107,7 +107,7 @@ def call_function(
         with Sandbox(config) as box:
             for path, data in (files or {}).items():
                 box.write(path, data)
-            run = box.run(["python3", "-I", "-c", _HARNESS], stdin=stdin, wall_s=wall_s)
+            run = box.run(["python3", "-I", "-u", "-c", _HARNESS], stdin=stdin, wall_s=wall_s)
             answers += _collect(box, run, len(batch), answer_bytes * len(batch))
     return answers
 
@@ -219,8 +219,6 @@ def serve(job):
             answer(value=value)
         except BaseException as error:
             answer(not_json=words(error))
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(0)
 
 serve(json.loads(sys.stdin.buffer.read()))

@@ -20,6 +20,9 @@ from rlagents.errors import SandboxBroken
 
 _STAGES = ("/mnt", "/media", "/srv", "/opt", "/tmp")
 SETUP_S = 20.0
+ZERO_BYTES = 1 << 62
+"""Of the file that stands for /dev/zero, all of it a hole. Shared mappings of the device are memory
+that no figure counts and no limit bounds; those of a file that is read-only hold nothing."""
 
 
 @dataclass(slots=True)
@@ -92,6 +95,7 @@ def build(
             raise SandboxBroken(f"making a workspace: {said.decode(errors='replace').strip()}")
         mine = f"/proc/{started.popen.pid}"
         try:
+            os.truncate(f"{mine}/root{stage}/zero", ZERO_BYTES)
             opened.append(os.open(f"{mine}/root{stage}/box", os.O_RDONLY | os.O_DIRECTORY))
             opened.append(os.open(f"{mine}/ns/mnt", os.O_RDONLY))
             if uid is None:
@@ -151,12 +155,14 @@ def _script(
     lines = [
         "set -e",
         "export PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+        "umask 022",
         # Held through the mount below, in case one of them stands under the stage.
         f"mount -t tmpfs -o size=1m,mode=755,nosuid,nodev rlagents {stage}",
         f"mkdir {stage}/box {stage}/bind {stage}/etc",
         f"mount -t tmpfs -o {limits} rlagents {stage}/box",
         f"echo 'box:x:1000:1000::/box:/bin/sh' > {stage}/etc/passwd",
         f"echo 'box:x:1000:' > {stage}/etc/group",
+        f": > {stage}/zero",
     ]
     if tmp_mb:
         # Not bubblewrap's own tmpfs: those have no bound on files, which cost the kernel memory.

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from rlagents.envs.sandbox import proctree
+from rlagents.envs.sandbox import proctree, spawn
 from rlagents.envs.sandbox.config import SandboxConfig
 from rlagents.envs.sandbox.result import Clip, Result, ending
 from rlagents.envs.sandbox.spawn import Started
@@ -80,13 +80,16 @@ class Process:
         config: SandboxConfig,
         tier: str,
         *,
+        memory: Callable[[], int] | None = None,
         beside: Callable[[], int] = lambda: 0,
     ) -> None:
         """See to a command that has been started.
 
         Args:
-            beside: bytes that it holds and that the resident sizes of its processes do not show.
+            memory: bytes that it holds, where the sizes of its processes do not say so.
+            beside: bytes that it holds beside those.
         """
+        self._memory = memory
         self._beside = beside
         self.started = started
         self.tree = tree
@@ -102,6 +105,7 @@ class Process:
         self.cpu_seen = 0.0
         """CPU time used so far, at the last look."""
         self._lock = threading.Lock()
+        self._closing = threading.Lock()
         self._status: int | None = None
         self._closed = False
         self._pidfd = os.pidfd_open(started.popen.pid)
@@ -116,14 +120,15 @@ class Process:
         with self._lock:
             if self._closed or self._status is not None:
                 return
-            seen = proctree.usage(self.tree.pids())
+            seen = proctree.usage_of_all(self.tree.pids)
             total = self.tree.cpu_s()
             self.cpu_seen = max(self.cpu_seen, seen.cpu_s if total is None else total)
             bound = self.config.memory_mb * _MIB
             beside = self._beside()
-            memory = seen.memory + beside
-            if memory > bound:  # shared pages were counted often: ask again, exactly
-                memory = proctree.proportional(self.tree.pids()) + beside
+            memory = beside + (seen.memory if self._memory is None else self._memory())
+            # Shared pages were counted often: ask again, exactly.
+            if memory > bound and self._memory is None:
+                memory = proctree.proportional(seen) + beside
             self.peak = max(self.peak, memory)
             if memory > bound:
                 self._end("memory_mb")
@@ -162,6 +167,7 @@ class Process:
             _, status, used = os.wait4(self.started.popen.pid, 0)
             code = os.waitstatus_to_exitcode(status)
             self.started.popen.returncode = code
+            spawn.waited_for(self.started.popen.pid)
             with self._lock:
                 self._status = 128 - code if code < 0 else code
             reaped = used.ru_utime + used.ru_stime
@@ -187,8 +193,11 @@ class Process:
 
     def close(self) -> None:
         """Kill what is left and free every descriptor. Twice is fine."""
-        if self._closed:
-            return
+        with self._closing:
+            if not self._closed:
+                self._close()
+
+    def _close(self) -> None:
         self.end()
         try:
             self.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,12 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 _WHOLE = 1 << 16
 """More than any of the files read here holds, so that one read is all of it."""
+_QUEUED = (("sockstat", "TCP", "tcp"), ("sockstat6", "TCP6", "tcp6"))
+_FREE_CONNECTIONS = 8
+"""Ends of connections over a loopback that may hold what they like."""
+_LOOKS = 12
+FREE_SOCKETS = 64
+"""Local sockets of a sandbox that are not charged as memory beside their descriptors."""
 FREE_DESCRIPTORS = 16
 """Descriptors of a process that are not charged as memory."""
 
@@ -26,6 +32,8 @@ class Usage:
     kernel says what stands in the buffers of a local socket."""
     cpu_s: float
     """Including the children that they have waited for."""
+    sizes: Mapping[int, int]
+    """What makes up `memory`: process -> bytes."""
 
 
 def descendants(root: int) -> list[int]:
@@ -42,15 +50,34 @@ def descendants(root: int) -> list[int]:
 
 
 def usage(pids: Iterable[int]) -> Usage:
-    """Sums over the processes; those that end meanwhile count nothing."""
-    memory, cpu = 0, 0.0
+    """Sums over the processes; those that end meanwhile count what was read before."""
+    sizes: dict[int, int] = {}
+    cpu = 0.0
     for pid in pids:
         try:
-            memory += resident(pid) + _held_in_descriptors(pid)
+            sizes[pid] = resident(pid)
             cpu += cpu_seconds(pid)
+            sizes[pid] += _held_in_descriptors(pid)
         except (OSError, IndexError, ValueError):
             continue
-    return Usage(memory, cpu)
+    return Usage(sum(sizes.values()), cpu, sizes)
+
+
+def usage_of_all(members: Callable[[], Sequence[int]]) -> Usage:
+    """The largest sums of several looks, as many as it takes to see the same processes twice.
+
+    A process that clones itself and ends, over and over, keeps its memory and is in no list for
+    long enough to be asked; it is caught by looking often.
+    """
+    most, pids = Usage(0, 0.0, {}), members()
+    for _ in range(_LOOKS):
+        seen = usage(pids)
+        larger = seen if seen.memory > most.memory else most
+        most = Usage(larger.memory, max(most.cpu_s, seen.cpu_s), larger.sizes)
+        before, pids = pids, members()
+        if pids == before:
+            break
+    return most
 
 
 def resident(pid: int) -> int:
@@ -58,18 +85,38 @@ def resident(pid: int) -> int:
     return int(_read(f"/proc/{pid}/statm").split()[1]) * PAGE
 
 
-def proportional(pids: Iterable[int]) -> int:
-    """Bytes, with shared pages divided among those that share them: slow to ask, exact to sum."""
+def proportional(seen: Usage) -> int:
+    """Bytes, with shared pages divided among those that share them: slow to ask, exact to sum.
+
+    A process that has ended since it was seen counts as it was: it may have handed its memory on.
+    """
     total = 0
-    for pid in pids:
+    for pid, size in seen.sizes.items():
         try:
-            for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1]) * 1024
-            total += _held_in_descriptors(pid)
+            total += _share(pid) + _held_in_descriptors(pid)
         except (OSError, IndexError, ValueError):
-            continue
+            total += size
     return total
+
+
+def _share(pid: int) -> int:
+    for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise ProcessLookupError(f"process {pid} has no memory any more")
+
+
+def queued(pid: int) -> int:
+    """Bytes that the sockets of a process's network namespace, one of its sandbox alone, can hold.
+
+    Of local sockets only the number can be had: connections that wait to be accepted and
+    descriptors that are under way are among them, though no process has them open.
+    """
+    try:
+        local = max(0, _lines(f"/proc/{pid}/net/unix") - 1 - FREE_SOCKETS) * _SOCKET_BUFFER
+        return local + sum(_in_queues(pid, *names) for names in _QUEUED)
+    except OSError:
+        return 0
 
 
 def cpu_seconds(pid: int) -> float:
@@ -94,6 +141,25 @@ def start_time(pid: int) -> int | None:
         return None
 
 
+def kill_marked(word: str) -> None:
+    """Kill every process that has a word among its arguments. Harmless when none has."""
+    wanted = word.encode()
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            descriptor = os.pidfd_open(int(name))
+        except OSError:
+            continue
+        try:
+            if wanted in Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0"):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        except OSError:
+            continue
+        finally:
+            os.close(descriptor)
+
+
 def interrupt(pids: Iterable[int], members: Callable[[], Sequence[int]]) -> None:
     """Send SIGINT to those that still are among `members` once their number can't change hands."""
     for pid in pids:
@@ -108,6 +174,20 @@ def interrupt(pids: Iterable[int], members: Callable[[], Sequence[int]]) -> None
             continue
         finally:
             os.close(descriptor)
+
+
+def children(pid: int) -> list[int]:
+    """Those right below the process, dead ones that it has not waited for included."""
+    return _children(pid) or []
+
+
+def dead(pid: int) -> str | None:
+    """The name of a process that has ended and was not waited for; None for any other."""
+    try:
+        before, _, after = _read(f"/proc/{pid}/stat").rpartition(")")
+    except OSError:
+        return None
+    return before.partition("(")[2] if after.split()[:1] == ["Z"] else None
 
 
 def _children(pid: int) -> list[int] | None:
@@ -138,6 +218,32 @@ def _read(path: str) -> str:
     finally:
         os.close(descriptor)
     return data.decode(errors="replace")
+
+
+def _lines(path: str) -> int:
+    descriptor, count = os.open(path, os.O_RDONLY | os.O_CLOEXEC), 0
+    try:
+        while data := os.read(descriptor, _WHOLE):
+            count += data.count(b"\n")
+    finally:
+        os.close(descriptor)
+    return count
+
+
+def _in_queues(pid: int, counted: str, protocol: str, listed: str) -> int:
+    """Bytes sent and not taken, twice over: the kernel keeps them with overhead."""
+    for line in _read(f"/proc/{pid}/net/{counted}").splitlines():
+        if line.startswith(f"{protocol}: inuse ") and int(line.split()[2]) > _FREE_CONNECTIONS:
+            break
+    else:
+        return 0  # a look at the list takes milliseconds, however short it is
+    total = 0
+    with open(f"/proc/{pid}/net/{listed}", encoding="ascii") as file:
+        next(file)
+        for line in file:
+            sent, _, received = line.split()[4].partition(":")
+            total += int(sent, 16) + int(received, 16)
+    return 2 * total
 
 
 def _default_buffer() -> int:

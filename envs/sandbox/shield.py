@@ -33,8 +33,8 @@ def shielded(make: Callable[[], T], free: Callable[[T], None]) -> T:
         if found.exception() is None:
             free(found.result())
 
-    threading.Thread(target=work, name="sandbox-shield").start()
     try:
+        threading.Thread(target=work, name="sandbox-shield").start()
         return made.result()
     except BaseException:
         made.add_done_callback(free_unclaimed)

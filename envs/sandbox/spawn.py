@@ -10,6 +10,7 @@ this process takes them in, and `bury` waits for them.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -20,6 +21,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from rlagents.envs.sandbox import proctree
 from rlagents.envs.sandbox.result import Starved
 from rlagents.errors import SandboxBroken
 
@@ -73,9 +75,36 @@ _launcher = _Launcher()
 def _after_fork() -> None:
     global _launcher
     _launcher = _Launcher()  # threads do not survive a fork
+    _answered_for.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+_answered_for: set[int] = set()
+"""Processes that some thread of this process is going to wait for."""
+
+
+def answer_for(pid: int) -> None:
+    """Keep a process out of `bury_orphans`: the caller is going to `bury` or wait for it."""
+    _answered_for.add(pid)
+
+
+def waited_for(pid: int) -> None:
+    """It is gone."""
+    _answered_for.discard(pid)
+
+
+def bury_orphans(name: str) -> None:
+    """Wait for the dead of a name that came to us from parents that died before them.
+
+    They are those of commands whose start was interrupted, and of processes below this one that
+    were killed.
+    """
+    for pid in proctree.children(os.getpid()):
+        if pid not in _answered_for and proctree.dead(pid) == name:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
 
 
 def bury(pid: int, pidfd: int) -> float | None:
@@ -91,6 +120,7 @@ def bury(pid: int, pidfd: int) -> float | None:
         used = os.wait4(pid, 0)[2]
     except ChildProcessError:
         return None
+    waited_for(pid)
     return used.ru_utime + used.ru_stime
 
 
@@ -142,6 +172,7 @@ def _start(argv: Sequence[str], pass_fds: Sequence[int], stdin: bool) -> Started
             pass_fds=tuple(pass_fds),
             start_new_session=True,
         )
+        answer_for(popen.pid)
     except BaseException:
         for descriptor in ours:
             os.close(descriptor)

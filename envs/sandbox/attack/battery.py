@@ -12,12 +12,13 @@ from rich.text import Text
 
 from rlagents.envs.sandbox import choice
 from rlagents.envs.sandbox.attack import (
+    deception,
     doors,
+    escapes,
     lifetimes,
     memory,
+    payloads,
     resources,
-    secrets,
-    spending,
     traps,
 )
 from rlagents.envs.sandbox.attack.case import Case, Verdict
@@ -25,17 +26,28 @@ from rlagents.envs.sandbox.attack.host import LiveHost
 from rlagents.envs.sandbox.attack.leftovers import CLEAN_UP_S, mark, wait_until_gone
 from rlagents.envs.sandbox.box import Sandbox
 from rlagents.envs.sandbox.config import SandboxConfig
-from rlagents.errors import SandboxBroken, boundary
+from rlagents.errors import ConfigError, SandboxBroken, boundary
 
 CASES: tuple[Case, ...] = (
     *resources.CASES,
     *memory.CASES,
-    *spending.CASES,
-    *secrets.CASES,
+    *escapes.CASES,
     *doors.CASES,
     *lifetimes.CASES,
     *traps.CASES,
+    *deception.CASES,
+    *payloads.CASES,
 )
+
+HARMLESS = {case.name for case in (*deception.CASES, *payloads.CASES)} | set(
+    "big_file descriptors raise_limits flood_stdout flood_both memory_huge_pages secret_directly "
+    "secret_by_links secret_by_proc secret_in_environments secret_in_memories secret_by_walking "
+    "host_sockets outlive_in_files links_for_us core_dumps kernel_talk daemon holds_output "
+    "stubborn locked_out launcher_killed first_environment inherited own_user interpreter own_proc "
+    "plain_file reading_results ray".split()
+)
+"""Attacks that do no harm where nothing contains them. Of the others one kills every process of
+the user, one writes into the interpreter, one asks the kernel to restart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,13 +109,26 @@ def run(
         SandboxBroken: it does not even run a harmless command.
     """
     outcomes = []
-    with LiveHost(choice.chosen(tier)) as host:
+    tier = choice.chosen(tier)
+    with LiveHost(tier) as host:
         prepare(host)
         for case in CASES if cases is None else cases:
-            outcomes.append(attack_with(case, host))
+            outcomes.append(attack_with(case, host) if tried(tier, case) else _spared(case))
             if on_result is not None:
                 on_result(outcomes[-1])
     return outcomes
+
+
+def tried(tier: str, case: Case) -> bool:
+    """Whether a case may be tried at all: with `none` only what is harmless is."""
+    return tier != "none" or case.name in HARMLESS
+
+
+def _spared(case: Case) -> Outcome:
+    verdict = Verdict(False, "not tried: nothing would keep it from harming this machine")
+    return Outcome(
+        case=case, verdict=verdict, cleanup_s=0.0, damage=(), left=(), next_run="", seconds=0.0
+    )
 
 
 def prepare(host: LiveHost) -> None:
@@ -122,14 +147,14 @@ def prepare(host: LiveHost) -> None:
 def attack_with(case: Case, host: LiveHost) -> Outcome:
     """One case, and the look at the host after it."""
     began, before = time.monotonic(), mark()
-    host.slots.clear()
+    host.noted.clear()
     verdict = _verdict(case, host)
     problems = [_harmless(box) for box in host.opened]
     try:
         host.close_all()
     except SandboxBroken as error:
         problems.append(str(error))
-    cleanup_s, left = wait_until_gone(before, host.slots)
+    cleanup_s, left = wait_until_gone(before, host.noted)
     try:
         problems.append(_harmless(host.open()))
         host.close_all()
@@ -150,6 +175,8 @@ def _verdict(case: Case, host: LiveHost) -> Verdict:
     try:
         with boundary(SandboxBroken, f"attack {case.name}"):
             return case.run(host)
+    except ConfigError as error:
+        return Verdict(True, f"not to be had in this tier: {error}")
     except SandboxBroken as error:
         return Verdict(False, str(error))
 
@@ -157,7 +184,7 @@ def _verdict(case: Case, host: LiveHost) -> Verdict:
 def _harmless(box: Sandbox) -> str:
     """Empty when a command works, or the case has closed its sandbox itself."""
     try:
-        result = box.python("print(6 * 7)", wall_s=20.0)
+        result = box.run("echo $((6 * 7))", wall_s=20.0)
     except ValueError:
         return ""
     except SandboxBroken as error:
@@ -197,8 +224,9 @@ def report(tier: str, outcomes: Sequence[Outcome]) -> str:
     lines = [summary(tier, outcomes)]
     for outcome in outcomes:
         if not outcome.held:
-            lines.append(f"  not held: {outcome.case.name} ({outcome.case.source}): ")
-            lines[-1] += f"{outcome.case.what}: {plain(outcome.complaint)}"
+            case = outcome.case
+            line = f"not held: {case.name} ({case.source}): {case.what}: {outcome.complaint}"
+            lines.append(f"  {plain(line)}")
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from rlagents.envs.sandbox import slots
 from rlagents.envs.sandbox.attack.canaries import Canaries
+from rlagents.envs.sandbox.attack.leftovers import Note, notes
 from rlagents.envs.sandbox.box import Sandbox
 from rlagents.errors import SandboxBroken
 
@@ -33,8 +34,8 @@ class LiveHost:
         """`tier` is the one under attack."""
         self.tier = tier
         self.secret = MARK + secrets.token_hex(16)
-        self.slots: set[int] = set()
-        """Numbers of the slots that sandboxes opened here have held."""
+        self.noted: set[Note] = set()
+        """What the slots of the sandboxes opened here named, to be gone afterwards."""
         self._opened: list[Sandbox] = []
         self._exits = contextlib.ExitStack()
 
@@ -72,7 +73,7 @@ class LiveHost:
         """
         box = Sandbox({"tier": self.tier, "wall_s": 10.0, **settings})
         self._opened.append(box)
-        self.slots |= held_slots()
+        self.noted |= notes(held_slots())
         return box
 
     @property

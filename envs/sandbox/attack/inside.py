@@ -128,8 +128,9 @@ def silent(result: Result) -> Verdict:
 
 
 def denied(host: Host, result: Result) -> Verdict:
-    """The verdict on a program whose every attempt must have failed, and that must not have seen
-    the secret.
+    """The verdict on a program whose every attempt must have failed.
+
+    Having seen the secret, however it came by it, is not contained either.
     """
     said = told(result)
     if host.secret in result.output:

@@ -8,16 +8,15 @@ Processes are found however they hide: this process takes in every orphan below 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import json
 import os
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlagents.envs.sandbox import cgroups, proctree, slots
+from rlagents.envs.sandbox import proctree, slots
 from rlagents.envs.sandbox.tiers import layout
 
 CLEAN_UP_S = 2.0
@@ -38,30 +37,40 @@ class Mark:
     """Lines of the host's mount table that can be a sandbox's."""
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A thing that a slot names, to be removed with its owner."""
+
+    number: int
+    """Of the slot."""
+    kind: str
+    name: str
+
+
 def mark() -> Mark:
     """What there is now."""
     return Mark(frozenset(_processes()), _descriptors(), frozenset(_mounts()))
 
 
-def wait_until_gone(before: Mark, numbers: Iterable[int]) -> tuple[float, list[str]]:
+def wait_until_gone(before: Mark, noted: Iterable[Note]) -> tuple[float, list[str]]:
     """Wait until nothing is left, for a little longer than the promised time.
 
     Args:
-        numbers: of the slots that the sandboxes held.
+        noted: what the slots of the sandboxes named.
 
     Returns:
         Seconds, and what is still there.
     """
-    began, numbers = time.monotonic(), tuple(numbers)
+    began, noted = time.monotonic(), tuple(noted)
     while True:
-        found = left(before, numbers)
+        found = left(before, noted)
         seconds = time.monotonic() - began
         if not found or seconds > CLEAN_UP_S:
             return seconds, found
         time.sleep(_PAUSE_S)
 
 
-def left(before: Mark, numbers: Iterable[int]) -> list[str]:
+def left(before: Mark, noted: Iterable[Note]) -> list[str]:
     """What is there now and was not before, in words."""
     found = []
     for pid, start in _processes() - before.processes:
@@ -70,9 +79,7 @@ def left(before: Mark, numbers: Iterable[int]) -> list[str]:
     found += [f"mount {line}" for line in _mounts() - before.mounts]
     for kind, count in (_descriptors() - before.descriptors).items():
         found.append(f"{count} descriptor(s) of {kind}")
-    for number in numbers:
-        found += _of_slot(number)
-    return found
+    return found + _of_slots(noted)
 
 
 def _processes() -> set[tuple[int, int | None]]:
@@ -103,44 +110,22 @@ def _descriptors() -> Counter[str]:
     return kinds
 
 
-def _of_slot(number: int) -> list[str]:
-    """What a slot of ours still names or owns, unless somebody else has the number by now."""
-    path = slots.folder() / str(number)
-    with contextlib.ExitStack() as exits:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return []
-        exits.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return [] if _elsewhere(path) else [f"slot {number} is still held by us"]
-        found = [f"slot {number} still names things"] if os.fstat(descriptor).st_size else []
-        return found + [f"cgroup {p}" for p in _groups(number)] + _folders(number)
+def notes(numbers: Iterable[int]) -> set[Note]:
+    """What slots name as what must be removed."""
+    found = set()
+    for number in numbers:
+        with contextlib.suppress(FileNotFoundError):
+            text = (slots.folder() / str(number)).read_text(encoding="utf-8")
+            found |= {Note(number, kind, name) for kind, name in (json.loads(text) if text else [])}
+    return found
 
 
-def _elsewhere(path: Path) -> bool:
-    """Whether another process has a file open, or at least we have not."""
-    mine = 0
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            mine += os.readlink(f"/proc/self/fd/{name}") == str(path)
-    return mine < 2  # one is the descriptor that asks
-
-
-def _groups(number: int) -> list[Path]:
-    found = cgroups.layout()
-    if isinstance(found, str):
-        return []
-    groups = (root / f"rlagents-{number}" for root in {found.pids, found.unified})
-    return [path for path in groups if path.exists()]
-
-
-def _folders(number: int) -> list[str]:
-    found = []
-    for parent in {layout.parent(), tempfile.gettempdir()}:
-        for name in os.listdir(parent):
-            if name.startswith(f"{layout.PREFIX}{number}-"):
-                found.append(f"folder {parent}/{name}")
+def _of_slots(noted: Iterable[Note]) -> list[str]:
+    """What slots named, and is still there or named."""
+    noted = set(noted)
+    still = notes({note.number for note in noted})
+    found = [f"slot {n.number} still names {n.kind} {n.name}" for n in noted & still]
+    for note in noted:
+        if note.name.startswith("/") and os.path.lexists(note.name):
+            found.append(f"{note.kind} {note.name}")
     return found

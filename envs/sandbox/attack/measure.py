@@ -15,8 +15,9 @@ NOISE_MB = 512
 
 
 class Watch:
-    """Looks at the host while the block lasts. Consumes nothing, produces maxima, waits for the
-    next look, stops at the end of the block.
+    """Looks at the host while the block lasts.
+
+    Its thread consumes nothing, produces maxima, waits for the next look, stops with the block.
     """
 
     def __enter__(self) -> Watch:

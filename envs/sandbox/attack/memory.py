@@ -14,8 +14,10 @@ _OWN_MB = 64
 
 
 def _taken(body: str, host: Host, limit_mb: int = LIMIT_MB) -> tuple[int, Result]:
-    """Memory that the machine lost to a program: the lesser of two times when much was lost,
-    since another program of the machine can have taken it once.
+    """Memory in MiB that the machine lost to a program, and how the program ended.
+
+    When much was lost it is tried again and the lesser counts: another program of the machine can
+    have taken it once.
     """
     least: tuple[int, Result] | None = None
     for _ in range(2):
@@ -201,10 +203,14 @@ for part in range(40):
                         sender.setblocking(False)
                         sender.sendto(b"x" * 190000, name)
         except OSError:
-            pass
-        time.sleep(4)
+            os._exit(0)
+        time.sleep(3)
         os._exit(0)
-time.sleep(4)
+try:
+    while True:
+        os.wait()
+except ChildProcessError:
+    pass
 """
     return _bounded(body, host)
 
@@ -336,7 +342,7 @@ code = bytes.fromhex(
     "48bb" + struct.pack("<Q", data).hex() + "49bc" + struct.pack("<Q", data + whole).hex()
     + "b838000000" "bf11010000" "31f6" "31d2" "4d31d2" "4d31c0" "0f05"
     + "85c0" "7409" "b83c000000" "31ff" "0f05"
-    + "b920000000" "4c39e3" "730e" "c60301" "4881c300100000" "ffc9" "75ed" "ebc2"
+    + "b920000000" "4c39e3" "730e" "c60301" "4881c300100000" "ffc9" "75ed" "ebc3"
 )
 at = libc.mmap(None, 4096, 7, 0x22, -1, 0)
 ctypes.memmove(at, code, len(code))
@@ -367,15 +373,15 @@ say(mib=held)
 def _areas(host: Host) -> Verdict:
     """Each piece of a process's address space is a record of the kernel's; 65,530 are allowed."""
     body = """
-for _ in range(60):
+for _ in range(20):
     if os.fork() == 0:
         made = libc.mmap(None, 260 * MIB, 0, 0x22, -1, 0)
         for number in range(0, 65000, 2):
             if libc.mprotect(made + 4096 * number, 4096, 1):
                 break
-        time.sleep(6)
+        time.sleep(1)
         os._exit(0)
-time.sleep(6)
+time.sleep(1.5)
 """
     return _bounded(body, host, 512)
 
@@ -421,8 +427,11 @@ CASES: tuple[Case, ...] = (
     _case("memory_zero", "the same through /dev/zero", _shared_zero),
     _case("memory_files", "memfd and System V segments", _memory_files),
     _case("memory_sockets", "full buffers of 4,400 socket pairs", _socket_buffers),
-    _case("memory_waiting", "connections never accepted, full, their senders gone",
-          _waiting_connections),
+    _case(
+        "memory_waiting",
+        "connections never accepted, full, their senders gone",
+        _waiting_connections,
+    ),
     _case("memory_datagrams", "queued messages of senders that are gone", _waiting_datagrams),
     _case("memory_in_flight", "full sockets sent away through sockets", _descriptors_in_flight),
     _case("memory_pipes", "bytes of huge pages in pipes", _pipes_of_huge_pages),
@@ -430,7 +439,7 @@ CASES: tuple[Case, ...] = (
     _case("memory_sendfile", "the same by sendfile", _pages_by_sendfile),
     _case("memory_hopping", "memory that hops between short-lived processes", _grow_between_looks),
     _case("memory_huge_pages", "the machine's reserved huge pages", _huge_pages),
-    _case("memory_areas", "65,000 pieces of address space in 60 processes", _areas),
+    _case("memory_areas", "65,000 pieces of address space in 20 processes", _areas),
     _case("aio", "use up the machine's asynchronous requests", _aio),
     _case("inotify", "use up the user's notification queues", _inotify),
 )

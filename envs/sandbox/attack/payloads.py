@@ -86,7 +86,9 @@ def _special(host: Host) -> Verdict:
     got, began = [], time.monotonic()
     for entry in box.files():
         with contextlib.suppress(UnsafeFile, FileNotFoundError):
-            got.append(f"{entry.path}: {len(box.read(entry.path, limit=2**20))} bytes")
+            if data := box.read(entry.path, limit=2**20):
+                got.append(f"{entry.path}: {len(data)} bytes")
+    box.snapshot()
     if (took := time.monotonic() - began) > _PROMPT_S:
         got.append(f"reading took {took:.1f} s")
     return _verdict(got, f"{made.strip()}: all refused")
@@ -105,18 +107,24 @@ def _growing(host: Host) -> Verdict:
 
 def _deep(host: Host) -> Verdict:
     """Folders in folders, deeper than a recursion goes and than a path is long."""
-    box = host.open()
+    box, wrong = host.open(), []
+    empty = box.snapshot()
     made = _make(box, programs.DEEP).strip()
-    try:
-        found = sum(1 for _ in box.files())
-        said = f"listed {found} names"
-    except UnsafeFile as error:
-        said = f"listing refused ({str(error)[-40:]})"
-    again = box.run("echo fine").stdout == "fine\n"
+    for look in (lambda: list(box.files()), box.snapshot, lambda: box.copy_out(["*"])):
+        with contextlib.suppress(UnsafeFile):
+            look()
+            wrong.append("it was listed, packed or copied")
+    if box.run("echo fine").stdout != "fine\n":
+        wrong.append("nothing can be run there any more")
+    box.restore(empty)
+    if list(box.files()):
+        wrong.append("it is still there after restoring a snapshot")
+    _make(box, programs.DEEP)
     began = time.monotonic()
     box.close()
-    took = time.monotonic() - began
-    return Verdict(again and took < 2.0, f"depth {made}: {said}; removed in {took:.2f} s")
+    if (took := time.monotonic() - began) > 2.0:
+        wrong.append("closing took long")
+    return _verdict(wrong, f"depth {made}: listing and snapshot refused; removed in {took:.2f} s")
 
 
 def _many(host: Host) -> Verdict:

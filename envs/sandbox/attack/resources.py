@@ -36,7 +36,7 @@ else:
     if forks is None:
         return silent(result)
     seen = f"stopped at {forks} forks; {watch.processes} processes seen from outside"
-    return Verdict(forks <= PROCESSES and watch.processes <= PROCESSES + _AROUND, seen)
+    return Verdict(max(forks, watch.processes) <= PROCESSES + _AROUND, seen)
 
 
 def _fork_for_ever(host: Host) -> Verdict:
@@ -49,7 +49,7 @@ while True:
         pass
 """
     with Watch() as watch:
-        result = host.open(processes=PROCESSES, wall_s=1.5).python(program(body))
+        result = host.open(processes=PROCESSES, wall_s=1.0).python(program(body))
     seen = f"{watch.processes} processes at most, {result.describe()} after {result.wall_s:.1f} s"
     ended = result.limit in ("wall_s", "cpu_s", "memory_mb") and result.wall_s < 6.0
     return Verdict(ended and watch.processes <= PROCESSES + _AROUND, seen)
@@ -77,7 +77,7 @@ os._exit(0)
 
 
 def _burn(body: str, host: Host) -> Verdict:
-    box = host.open(cpu_s=1.0, wall_s=8.0, processes=PROCESSES)
+    box = host.open(cpu_s=0.5, wall_s=8.0, processes=PROCESSES)
     result = box.python(program(body))
     seen = f"{result.describe()} after {result.wall_s:.1f} s, {result.cpu_s:.1f} s of processor"
     return Verdict(result.limit == "cpu_s" and result.cpu_s < 4.0, seen)
@@ -107,11 +107,11 @@ while True:
         os._exit(0)
     time.sleep(0.03)
 """
-    box = host.open(cpu_s=1.0, wall_s=5.0, processes=PROCESSES)
+    box = host.open(cpu_s=0.5, wall_s=1.5, processes=PROCESSES)
     result = box.python(program(body))
     seen = f"{result.describe()} after {result.wall_s:.1f} s"
     # Where nobody counts the dead, the wall clock still ends it.
-    return Verdict(result.limit in ("cpu_s", "wall_s") and result.wall_s < 8.0, seen)
+    return Verdict(result.limit in ("cpu_s", "wall_s") and result.wall_s < 5.0, seen)
 
 
 def _fill(folders: str, allowed_mb: int, host: Host) -> Verdict:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from rlagents.envs.sandbox import seccomp, slots
 from rlagents.envs.sandbox.config import SandboxConfig
-from rlagents.envs.sandbox.tiers import asked, landlock, users
+from rlagents.envs.sandbox.tiers import landlock, users
+from rlagents.envs.sandbox.tiers.keeper import asked
 from rlagents.envs.sandbox.tiers.kept import CLEANERS, SHARED_GAPS, Confinement, KeptBox
 from rlagents.envs.sandbox.tiers.layout import Folders
 

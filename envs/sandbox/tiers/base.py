@@ -184,7 +184,8 @@ def rlimits(config: SandboxConfig, *, session: bool, processes: bool) -> list[st
         f"--as={space}",
         f"--fsize={config.file_mb * mib}",
         f"--nofile={config.open_files}",
-        "--core=0",
+        # Not 0, which starts the host's handler of crashes where there is one: 1 is none at all.
+        "--core=1",
         "--msgqueue=0",
     ]
     if not session:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import secrets
 import select
 import signal
 import subprocess
@@ -49,7 +50,10 @@ PRELUDE = _JOIN + 'shift; exec "$@"'
 class Bubblewrap:
     """The tiers that need bubblewrap."""
 
-    cleaners: Mapping[str, slots.Cleaner] = {"cgroup": cgroups.remove}
+    cleaners: Mapping[str, slots.Cleaner] = {
+        "cgroup": cgroups.remove,
+        "marked": proctree.kill_marked,
+    }
     gaps: Sequence[str] = ()
 
     def __init__(self, name: str) -> None:
@@ -112,8 +116,13 @@ class BubblewrapBox:
         self._starting = threading.Lock()
         """Held while a command gets in by the numbers of our descriptors, which must stay ours."""
         self._group: cgroups.Group | None = None
-        self._slot = slots.take(tier.cleaners) if os.geteuid() == 0 else None
+        self._slot = slots.take(tier.cleaners)
+        self._uid = self._slot.uid if os.geteuid() == 0 else None
+        # bubblewrap ties its life to ours only some milliseconds after it began. What is orphaned
+        # before is found by this word among its arguments.
+        self._mark = f"rlagents-{secrets.token_hex(8)}"
         try:
+            self._slot.note("marked", self._mark)
             self._binds = offered(config)
             self._home = namespaces.build(
                 unshare=required("unshare"),
@@ -121,7 +130,7 @@ class BubblewrapBox:
                 size_mb=config.workspace_mb,
                 files=config.workspace_files,
                 tmp_mb=config.tmp_mb,
-                uid=self._slot.uid if self._slot else None,
+                uid=self._uid,
             )
             self.root = self._home.root
             try:
@@ -131,12 +140,10 @@ class BubblewrapBox:
                 self._home.close()
                 raise
         except BaseException:
-            if self._slot is not None:
-                self._slot.release()
+            self._slot.release()
             raise
 
     def _make_group(self) -> cgroups.Group:
-        assert self._slot is not None
         # Never the same name twice: whoever still holds an old one can do no harm to a new group.
         name = f"rlagents-{self._slot.number}-{os.getpid()}-{next(_NUMBERS)}"
         config = self._config
@@ -208,7 +215,7 @@ class BubblewrapBox:
             os.close(filters)
             os.close(says)
         tree = _Contained(started.popen.pid, status, group)
-        process = Process(started, tree, config, self._tier)
+        process = Process(started, tree, config, self._tier, beside=tree.queued)
         try:
             tree.find_first(process.pidfd)
         except BaseException:
@@ -218,9 +225,9 @@ class BubblewrapBox:
         return process
 
     def _drop(self) -> list[str]:
-        if self._slot is None:
+        if self._uid is None:
             return []
-        uid = str(self._slot.uid)
+        uid = str(self._uid)
         options = ["--reuid", uid, "--regid", uid, "--clear-groups", "--no-new-privs"]
         return [required("setpriv"), *options, "--inh-caps=-all", "--bounding-set=-all"]
 
@@ -232,7 +239,8 @@ class BubblewrapBox:
             "--ro-bind /usr /usr --ro-bind-try /etc/ld.so.cache /etc/ld.so.cache "
             "--ro-bind-try /etc/alternatives /etc/alternatives "
             f"--ro-bind {stage}/etc/passwd /etc/passwd --ro-bind {stage}/etc/group /etc/group "
-            f"--proc /proc --dev /dev --bind {stage}/tmp/shm /dev/shm --remount-ro /dev "
+            f"--proc /proc --remount-ro /proc --dev /dev --ro-bind {stage}/zero /dev/zero "
+            f"--bind {stage}/tmp/shm /dev/shm --remount-ro /dev "
             f"--bind {stage}/tmp/tmp /tmp --bind {stage}/box {WORKSPACE}"
         ).split()
         flags = [required("bwrap"), *flags, *_system_dirs()]
@@ -251,7 +259,7 @@ class BubblewrapBox:
         every = {**environment(config, path=path, home=WORKSPACE), **env}
         for name, value in every.items():
             flags += ["--setenv", name, value]
-        return [*flags, "--"]
+        return [*flags, "--unsetenv", self._mark, "--"]
 
     def close(self) -> None:
         """End everything in it and free it. Twice is fine."""
@@ -264,8 +272,8 @@ class BubblewrapBox:
                 self._group.remove()
         finally:
             self._home.close()
-            if self._slot is not None:
-                self._slot.release()
+            self._slot.release()
+            spawn.bury_orphans("bwrap")
 
 
 class _Contained:
@@ -305,6 +313,7 @@ class _Contained:
             # Only its child, or an orphan of ours where it has ended already, can be it: the
             # number may have been given to somebody else meanwhile.
             if proctree.parent(first) in (self._outer, os.getpid()):
+                spawn.answer_for(first)
                 self.first, self._pidfd = first, descriptor
             else:
                 os.close(descriptor)
@@ -320,6 +329,10 @@ class _Contained:
         if self._pidfd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def queued(self) -> int:
+        """Bytes that can stand in sockets, also in those that no process has open any more."""
+        return 0 if self.first is None else proctree.queued(self.first)
 
     def interrupt(self) -> None:
         holding = (self._outer, self.first)

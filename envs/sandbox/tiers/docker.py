@@ -2,12 +2,14 @@
 
 The workspace is a capped tmpfs volume. A container that only sleeps keeps it mounted, and is how
 we reach it from here. Programs are those of the image (`SandboxConfig.image`), which must be on the
-machine: nothing is fetched. Tried with Docker 20.10 on cgroups of version 1.
+machine: nothing is fetched. Tried with Docker 20.10 on cgroups of version 1 without a memory
+controller; never seen running with Podman.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -19,7 +21,7 @@ from rlagents.envs.sandbox.process import Process
 from rlagents.envs.sandbox.result import Starved
 from rlagents.envs.sandbox.tiers import engine
 from rlagents.envs.sandbox.tiers.base import WORKSPACE, Lines, environment
-from rlagents.envs.sandbox.tiers.containers import CONTROL, named
+from rlagents.envs.sandbox.tiers.containers import CONTROL, Outputs, named, streams
 from rlagents.envs.sandbox.watchdog import watchdog
 from rlagents.errors import ConfigError, SandboxBroken
 
@@ -30,6 +32,7 @@ _RUN = '"$@"; exit $?'
 _CONFINED = (
     *("--network", "none", "--read-only", "--cap-drop", "ALL", "--log-driver", "none"),
     *("--security-opt", "no-new-privileges", "--pull", "never", "--hostname", "sandbox"),
+    *("--oom-score-adj", "1000"),
 )
 
 
@@ -40,6 +43,8 @@ class Docker:
     gaps: Sequence[str] = (
         "the kernel is the host's, filtered as the engine filters it",
         "the engine's daemon runs as root",
+        "memory of the kernel, of memfd and of /dev/shm is bounded only where the engine has a "
+        "memory cgroup",
     )
 
     def __init__(self) -> None:
@@ -145,12 +150,40 @@ class DockerBox:
         assert not control, "an engine passes no descriptors on"
         self._count += 1
         name = f"{self._label}-{self._count}"
-        cid = self._folder / f"{self._count}.id"
+        # What a session writes must be here when its reply is: the engine passes it on too late.
+        out = streams(str(self._folder / "control"), self._count) if session else None
+        try:
+            return self._start(name, argv, env, stdin=stdin, out=out)
+        except BaseException:
+            if out is not None:
+                out.close()
+            raise
+
+    def _start(
+        self,
+        name: str,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        stdin: bool,
+        out: Outputs | None,
+    ) -> Process:
+        session = out is not None
+        cid = self._folder / f"{name}.id"
         options = [*self._shared(), *self._options(env, session=session)]
         if stdin:
             options.append("--interactive")
         create = ["create", "--name", name, "--cidfile", str(cid), *options]
-        inside = ["--entrypoint", "/bin/sh", self._config.image, "-c", _RUN, "sh", *argv]
+        inside = [
+            "--entrypoint",
+            "/bin/sh",
+            self._config.image,
+            "-c",
+            _RUN,
+            "sh",
+            *(out.opener if out else ()),
+            *argv,
+        ]
         engine.call(*create, *inside)
         attach = ["start", "--attach", *(["--interactive"] if stdin else []), name]
         try:
@@ -158,21 +191,26 @@ class DockerBox:
         except BaseException:
             engine.call("rm", "--force", name)
             raise
-        tree = _Container(name, cid)
+        if out is not None:
+            os.close(started.stdout)
+            os.close(started.stderr)
+            started = dataclasses.replace(started, stdout=out.stdout, stderr=out.stderr)
+        tree = _Container(name, cid, out)
         process = Process(started, tree, self._config, self._tier)
         watchdog.watch(process)
         return process
 
     def _options(self, env: Mapping[str, str], *, session: bool) -> list[str]:
         config = self._config
-        tmp = config.tmp_mb * 2**20
+        files = config.workspace_files + 1
+        tmp = f"size={config.tmp_mb * 2**20},nr_inodes={files},mode=1777,nosuid,nodev,exec"
         # What is in the workspace and in /tmp counts for the engine, not for `memory_mb`.
         held = f"{config.memory_mb + config.workspace_mb + 2 * config.tmp_mb}m"
         every = {**environment(config, path=_PATH, home=WORKSPACE), **env}
         options = [
             *("--user", f"{_UID}:{_UID}", "--workdir", WORKSPACE),
             *("--pids-limit", str(config.processes + 1), "--memory", held, "--memory-swap", held),
-            *("--tmpfs", f"/tmp:size={tmp},mode=1777,nosuid,nodev", "--shm-size", str(tmp)),
+            *("--tmpfs", f"/tmp:{tmp}", "--tmpfs", f"/dev/shm:{tmp}"),
             *("--volume", f"{self._folder}/control:{CONTROL}"),
             *(f"--ulimit=nofile={config.open_files}", "--ulimit=core=0", "--ulimit=msgqueue=0"),
             f"--ulimit=fsize={config.file_mb * 2**20}",
@@ -193,7 +231,8 @@ class DockerBox:
 class _Container:
     """The processes of one command."""
 
-    def __init__(self, name: str, cid: Path) -> None:
+    def __init__(self, name: str, cid: Path, out: Outputs | None) -> None:
+        self._out = out
         self._name = name
         self._cid = cid
         self._group: Path | None = None
@@ -201,9 +240,11 @@ class _Container:
     def pids(self) -> list[int]:
         if self._group is None:
             self._group = self._find_group()
+        if self._group is None:
+            return []
         try:
             return [int(p) for p in (self._group / "cgroup.procs").read_text().split()]
-        except (OSError, TypeError):
+        except OSError:
             return []
 
     def _find_group(self) -> Path | None:
@@ -213,9 +254,10 @@ class _Container:
         except OSError:
             return None
         for top in _TOPS:
-            found = next(Path(top).glob(f"*/*{identity}*"), None)
-            if found is not None:
-                return found
+            with contextlib.suppress(OSError):  # groups come and go meanwhile
+                found = next(Path(top).glob(f"*/*{identity}*"), None)
+                if found is not None:
+                    return found
         return None
 
     def _first(self) -> int | None:
@@ -248,6 +290,8 @@ class _Container:
         with contextlib.suppress(engine.EngineFailed):
             engine.call("rm", "--force", self._name)
         self._cid.unlink(missing_ok=True)
+        if self._out is not None:
+            self._out.unlink()
 
 
 _TOPS = ("/sys/fs/cgroup/pids", "/sys/fs/cgroup", "/sys/fs/cgroup/unified")

@@ -22,9 +22,22 @@ def remove(path: str) -> None:
     """
     if not os.path.basename(path).startswith(PREFIX):
         raise SandboxBroken(f"{path}: not a folder of a sandbox")
-    empty(path)
-    with contextlib.suppress(FileNotFoundError):
-        os.rmdir(path)
+    discard(path)
+
+
+def discard(path: str) -> None:
+    """Remove a folder that programs of a sandbox may have put anything in place of.
+
+    Raises:
+        SandboxBroken: it can't be removed.
+    """
+    if os.path.isdir(path) and not os.path.islink(path):
+        empty(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(path)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def empty(path: str) -> None:

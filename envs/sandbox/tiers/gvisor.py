@@ -19,26 +19,22 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from rlagents.envs.sandbox import cgroups, interpreter, namespaces, proctree, slots, spawn
+from rlagents.envs.sandbox import cgroups, interpreter, namespaces, slots, spawn
 from rlagents.envs.sandbox.config import SandboxConfig
 from rlagents.envs.sandbox.process import Process
-from rlagents.envs.sandbox.result import Starved
 from rlagents.envs.sandbox.tiers.base import WORKSPACE, Lines, environment, program, required
 from rlagents.envs.sandbox.tiers.bubblewrap import PRELUDE, offered
 from rlagents.envs.sandbox.tiers.containers import CONTROL, mountpoints, named
+from rlagents.envs.sandbox.tiers.guest import Guest, identity
 from rlagents.envs.sandbox.watchdog import watchdog
-from rlagents.errors import SandboxBroken
 
 _NEEDED = ("unshare", "nsenter", "setpriv")
 _UID = 1000
 """Of the guest, known to gVisor's kernel alone: no process of the host has it for this."""
-_OWN_MB = 96
+_OWN_MB = 64
 """What gVisor's own processes hold, beside the guest's memory."""
-_MEMORY_FILE = "memfd:runsc-memory"
-"""All memory of the guest, files below /tmp too: in no process's resident size."""
 _OWN_THREADS = 256
 _THREADS_EACH = 32
 _CALL_S = 20.0
@@ -49,6 +45,7 @@ class Gvisor:
 
     name = "gvisor"
     gaps: Sequence[str] = (
+        "the number of files in /tmp is bounded by memory_mb alone",
         "runsc of 2022 (Debian 12): `ls` and `stat` of coreutils 9 fail with EINVAL inside",
     )
 
@@ -212,7 +209,7 @@ class GvisorBox:
                 *(required("unshare"), "--pid", "--fork", "--mount-proc", "--kill-child"),
                 *(required("runsc"), *_FLAGS, "--host-fifo=open"),
                 *(f"--root={bundle}/state", f"--log={bundle}/log", "--log-format=json"),
-                *("run", "--bundle", str(bundle), "box"),
+                *("run", "--bundle", str(bundle), identity(bundle)),
             ]
             started = spawn.start(command, stdin=stdin)
         except BaseException:
@@ -220,9 +217,9 @@ class GvisorBox:
                 group.close()
             shutil.rmtree(bundle)
             raise
-        tree = _Guest(started.popen.pid, group, bundle)
+        tree = Guest(started.popen.pid, group, bundle)
         own = dataclasses.replace(self._config, memory_mb=self._config.memory_mb + _OWN_MB)
-        process = Process(started, tree, own, self._tier, beside=tree.guest_memory)
+        process = Process(started, tree, own, self._tier, memory=tree.memory)
         watchdog.watch(process)
         return process
 
@@ -255,81 +252,6 @@ class GvisorBox:
 
 
 _NAMESPACES = ("pid", "network", "ipc", "uts", "mount")
-
-
-class _Guest:
-    """The processes of one command: gVisor's kernel, and its handles on the guest's."""
-
-    def __init__(self, outer: int, group: cgroups.CommandGroup, bundle: Path) -> None:
-        self._outer = outer
-        self._group = group
-        self._bundle = bundle
-        self._memory: str | None = None
-
-    def guest_memory(self) -> int:
-        """Bytes in the file that gVisor keeps the guest's memory in."""
-        if self._memory is None:
-            self._memory = next(filter(None, map(_memory_file, self.pids())), None)
-        if self._memory is not None:
-            with contextlib.suppress(OSError):
-                return os.stat(self._memory).st_blocks * 512
-        return 0
-
-    def pids(self) -> list[int]:
-        return self._group.pids()
-
-    def kill(self) -> None:
-        self._group.kill()
-
-    def interrupt(self) -> None:
-        first = next((p for p in self.pids() if proctree.parent(p) == self._outer), None)
-        if first is None:
-            return
-        inner = [required("nsenter"), f"--target={first}", "--pid", "--mount"]
-        call = [required("runsc"), f"--root={self._bundle}/state", "kill", "--all", "box", "INT"]
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run([*inner, *call], capture_output=True, env={}, timeout=_CALL_S)
-
-    def gone(self) -> bool:
-        return not self._group.pids()
-
-    def cpu_s(self) -> float | None:
-        return self._group.cpu_s()
-
-    def outcome(self, status: int, complaint: str) -> tuple[int, str]:
-        failed = _complaint(self._bundle / "log")
-        if failed is None:
-            return status, complaint
-        kind = Starved if "temporarily unavailable" in failed else SandboxBroken
-        raise kind(f"gVisor failed: {failed}")
-
-    def close(self) -> None:
-        self._group.close()
-        shutil.rmtree(self._bundle, ignore_errors=True)
-
-
-def _memory_file(pid: int) -> str | None:
-    """The path of the descriptor under which a process has the guest's memory, if it has."""
-    folder = f"/proc/{pid}/fd"
-    with contextlib.suppress(OSError):
-        for name in os.listdir(folder):
-            if _MEMORY_FILE in os.readlink(f"{folder}/{name}"):
-                return f"{folder}/{name}"
-    return None
-
-
-def _complaint(log: Path) -> str | None:
-    """The last error that runsc wrote of itself, or None."""
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return None
-    for line in reversed(lines):
-        with contextlib.suppress(json.JSONDecodeError):
-            said = json.loads(line)
-            if said.get("level") in ("error", "fatal"):
-                return str(said.get("msg"))[-500:]
-    return None
 
 
 def _rlimits(config: SandboxConfig, *, session: bool) -> list[dict[str, Any]]:

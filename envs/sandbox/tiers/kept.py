@@ -36,7 +36,7 @@ SHARED_GAPS = (
     "kernel bounds them",
 )
 """Of all tiers with a keeper."""
-_KEEPER = os.path.join(os.path.dirname(__file__), "keeper.py")
+_KEEPER = os.path.join(os.path.dirname(__file__), "keeper")
 _STARVED = (errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE)
 
 
@@ -87,7 +87,6 @@ class KeptBox:
         self._config = config
         self._slot = slot
         self._uid = slot.uid if drop else None
-        self._commands = 0
         self._closed = False
         unique = f"{layout.PREFIX}{slot.number}-{secrets.token_hex(6)}"
         base = os.path.join(layout.parent(), unique)
@@ -96,6 +95,7 @@ class KeptBox:
                 slot.note("user", str(self._uid))
             slot.note("folder", base)
             self._folders = layout.make(base, config, self._uid)
+            self.where = self._folders.work  # the path is the same inside and outside
             self._confinement = confine(self._folders)
             self.root = os.open(self._folders.work, os.O_RDONLY | os.O_DIRECTORY)
         except BaseException as error:
@@ -103,11 +103,6 @@ class KeptBox:
             if isinstance(error, OSError):
                 raise SandboxBroken(f"making a workspace: {error}") from error
             raise
-
-    @property
-    def where(self) -> str:
-        """The path is the same inside and outside."""
-        return self._folders.work
 
     def lines(self) -> Lines:
         """Pipes."""
@@ -123,9 +118,7 @@ class KeptBox:
         session: bool = False,
     ) -> Process:
         """Start a command; see `Box`."""
-        self._commands += 1
-        tmp = os.path.join(self._folders.tmp, str(self._commands))
-        layout.folder(tmp, self._uid)
+        tmp = self._prepare()
         under = self._confinement
         rulesets = [d for d in (under.scope, under.rules) if d is not None]
         spec = _document(self._spec(argv, env, tmp, control, session=session))
@@ -137,7 +130,7 @@ class KeptBox:
             started = spawn.start([*command, str(spec), str(says)], pass_fds=passed, stdin=stdin)
         except BaseException:
             status.close()
-            folders.empty(tmp)
+            folders.discard(tmp)
             raise
         finally:
             os.close(spec)
@@ -147,6 +140,18 @@ class KeptBox:
         tree.process = process
         watchdog.watch(process)
         return process
+
+    def _prepare(self) -> str:
+        """A new folder for temporary files; both that one and the workspace can be entered."""
+        # A name that programs can't have taken; modes that they can't have left.
+        tmp = os.path.join(self._folders.tmp, secrets.token_hex(6))
+        try:
+            os.fchmod(self.root, 0o700)
+            os.chmod(self._folders.tmp, layout.passable(self._uid))
+            layout.folder(tmp, self._uid)
+        except OSError as error:
+            raise SandboxBroken(f"a folder for temporary files: {error}") from error
+        return tmp
 
     def _spec(
         self,
@@ -161,7 +166,9 @@ class KeptBox:
         path = ":".join([os.path.join(made.python, "bin"), *interpreter.SYSTEM])
         ours = {**environment(config, path=path, home=made.work), "TMPDIR": tmp, **config.env}
         own_user = self._uid is not None
-        limits = rlimits(config, session=session, processes=own_user)
+        limits = dict(map(_number, rlimits(config, session=session, processes=False)))
+        if own_user:
+            limits["nproc"] = config.processes
         covers, binds = layout.closed([made.base, *made.offered]) if own_user else ((), ())
         mib = 2**20
         return {
@@ -170,9 +177,9 @@ class KeptBox:
             "env": {**ours, **env},
             "cwd": made.work,
             "keep": list(control),
-            "limits": dict(_number(option) for option in limits),
+            "limits": limits,
             "uid": self._uid,
-            "count": None if own_user else config.processes + 4,
+            "count": None if own_user else config.processes,
             "covers": covers,
             "binds": binds,
             "scope": under.scope,
@@ -291,9 +298,7 @@ class _Kept:
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
-            folders.empty(self._tmp)
-            with contextlib.suppress(FileNotFoundError):
-                os.rmdir(self._tmp)
+            folders.discard(self._tmp)
 
     def _ended(self, *, wait_s: float = 0.0) -> bool:
         if self._pidfd < 0:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from rlagents.envs.sandbox import seccomp, slots
 from rlagents.envs.sandbox.config import SandboxConfig
-from rlagents.envs.sandbox.tiers import asked, users
+from rlagents.envs.sandbox.tiers import users
+from rlagents.envs.sandbox.tiers.keeper import asked
 from rlagents.envs.sandbox.tiers.kept import CLEANERS, SHARED_GAPS, Confinement, KeptBox
 from rlagents.envs.sandbox.tiers.layout import Folders
 from rlagents.errors import ConfigError
@@ -31,14 +32,16 @@ _TRUNCATES = 3
 
 _READABLE = """
     /usr /bin /sbin /lib /lib32 /lib64 /libx32 /etc/alternatives /etc/ld.so.cache /etc/localtime
-    /dev/random /dev/urandom /proc/cpuinfo /proc/meminfo /proc/stat /proc/loadavg
+    /dev/random /dev/urandom /proc/cpuinfo /proc/meminfo /proc/stat /proc/loadavg /proc/sys
 """
 _WRITABLE = ("/dev/null", "/dev/zero", "/dev/full")
 
 _SHARED = (
     # The host's own, where there is no namespace for them.
     "mq_open mq_unlink shmat shmctl shmdt msgsnd msgrcv msgctl semop semtimedop semctl "
-    "migrate_pages move_pages process_mrelease pidfd_getfd"
+    "migrate_pages move_pages process_mrelease pidfd_open pidfd_getfd "
+    # Numbers of these are bounded for all processes of the machine, or of the user.
+    "io_setup inotify_init inotify_init1"
 )
 _OF_ANOTHER = (
     # Of a process by its number, the first argument: 0 is the caller.
@@ -47,6 +50,10 @@ _OF_ANOTHER = (
 _CHOWN = ("chown", "lchown", "fchown", "fchownat")
 _ATTRIBUTES = "setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr"
 _SET_FLAGS = 0x40086602
+_OWNERS = (8, 10, 15)
+"""Requests of `fcntl` that have the kernel signal a process: F_SETOWN, F_SETSIG, F_SETOWN_EX."""
+_OWNER_REQUESTS = (0x8901, 0x8902)
+"""The same by `ioctl`: FIOSETOWN, SIOCSPGRP."""
 _AF_UNIX, _STREAM, _SEQPACKET = 1, 1, 5
 _TYPES = 0xF
 
@@ -58,9 +65,7 @@ class Landlock:
     cleaners: Mapping[str, slots.Cleaner] = CLEANERS
     gaps: Sequence[str] = (
         "names, sizes and dates of the host's files and the numbers of its processes can be seen, "
-        "their contents not",
-        "started by an ordinary user: modes, dates and extended attributes of that user's files "
-        "anywhere can be changed, their contents not; started by root: nothing",
+        "their contents not; of /proc only folders can be listed, the program's own included",
         "no network of its own: `network: loopback` can't be had, UNIX sockets neither, but for "
         "socket pairs; no /dev/shm, so locks and queues of multiprocessing fail",
         "packages of the interpreter that the configuration does not name can be read",
@@ -177,6 +182,7 @@ def _ruleset(readable: Iterable[str], *, writable: Iterable[str], devices: Itera
     )
     special = AccessFs.MAKE_CHAR | AccessFs.MAKE_BLOCK | AccessFs.IOCTL_DEV
     try:
+        _allow(ruleset, "/proc", AccessFs.READ_DIR)
         for path in readable:
             _allow(ruleset, path, reading)
         for path in writable:
@@ -223,6 +229,10 @@ def _host_filter(*, own_user: bool) -> bytes:
         rules.add_rule(filters.ERRNO(errno.ENOSYS), name)
     for name in _OF_ANOTHER.split():
         rules.add_rule(denied, name, filters.Arg(0, filters.NE, 0))
+    for request in _OWNERS:
+        rules.add_rule(denied, "fcntl", filters.Arg(1, filters.MASKED_EQ, 0xFFFFFFFF, request))
+    for request in _OWNER_REQUESTS:
+        rules.add_rule(denied, "ioctl", filters.Arg(1, filters.MASKED_EQ, 0xFFFFFFFF, request))
     # Which of, and whose: only one process, and that the caller.
     for name, process in (("setpriority", 0), ("ioprio_set", 1)):
         rules.add_rule(denied, name, filters.Arg(0, filters.NE, process))

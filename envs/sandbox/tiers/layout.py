@@ -48,8 +48,7 @@ def make(base: str, config: SandboxConfig, uid: int | None) -> Folders:
         OSError: they can't be made.
     """
     offered = _offered(config)
-    # Others may pass through, for a user of its own; they can't look.
-    folder(base, mode=0o700 if uid is None else 0o711)
+    folder(base, mode=passable(uid))
     made = Folders(
         base=base,
         work=os.path.join(base, "work"),
@@ -58,9 +57,14 @@ def make(base: str, config: SandboxConfig, uid: int | None) -> Folders:
         offered=tuple(offered),
     )
     folder(made.work, uid)
-    folder(made.tmp, uid)
+    folder(made.tmp, mode=passable(uid))
     _link_python(made.python, config)
     return made
+
+
+def passable(uid: int | None) -> int:
+    """Mode of a folder of ours that a user of its own may pass through, and not look into."""
+    return 0o700 if uid is None else 0o711
 
 
 def folder(path: str, uid: int | None = None, *, mode: int = 0o700) -> None:

@@ -79,7 +79,7 @@ def as_user() -> Iterator[AsUser]:
     drop = f"--reuid {ORDINARY} --regid {ORDINARY} --clear-groups"
     lines.append(f'exec setpriv {drop} --inh-caps=-all --bounding-set=-all -- "$@"')
     prefix = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "\n".join(lines), "sh"]
-    own = {name: home for name in ("HOME", "TMPDIR", "XDG_RUNTIME_DIR")}
+    own = dict.fromkeys(("HOME", "TMPDIR", "XDG_RUNTIME_DIR"), home)
     yield lambda code: _run([*prefix, sys.executable, "-c", code], own)
     shutil.rmtree(home)
 

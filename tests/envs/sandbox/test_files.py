@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlagents.envs.sandbox import files
+from rlagents.envs.sandbox import Sandbox, files
 from rlagents.envs.sandbox.files import UnsafeFile
 
 SECRET = b"a canary outside"
@@ -391,3 +391,26 @@ def test_no_path_of_whatever_text_leads_outside(path: str, walk: bool) -> None:
                     files.read(root, path, limit=100)
         finally:
             os.close(root)
+
+
+def test_what_an_agent_locks_up_is_packed_all_the_same(tier: str) -> None:
+    with Sandbox({"tier": tier}) as box:
+        box.run("mkdir dark; echo 1 > dark/a; echo 2 > b; chmod 000 dark b")
+        before = box.snapshot()
+        box.run("rm -rf dark b; touch c")
+        box.restore(before)
+        assert {e.path for e in box.files()} == {"dark", "dark/a", "b"}
+        assert box.run("cat dark/a b").stdout == "1\n2\n"
+
+
+def test_a_tree_that_could_not_be_unpacked_is_not_packed(tier: str) -> None:
+    with Sandbox({"tier": tier}) as box:
+        empty = box.snapshot()
+        name = "d" * 200
+        box.python(f"import os\nfor _ in range(100):\n os.mkdir({name!r}); os.chdir({name!r})")
+        with pytest.raises(UnsafeFile):  # the agent's doing, and not a broken sandbox
+            box.snapshot()
+        box.restore(empty)
+        assert list(box.files()) == []
+        box.write("a/b", "1")
+        assert box.copy_out(["a/*"]) == {"a/b": b"1"}

@@ -288,7 +288,7 @@ def _zip(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED, mode: in
 
 
 def _tar(
-    members: dict[str, bytes], form: int = tarfile.GNU_FORMAT, mode: str = "w", **fields: Any
+    members: dict[str, bytes], form: int = tarfile.GNU_FORMAT, mode: Any = "w", **fields: Any
 ) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode=mode, format=form) as archive:

@@ -28,6 +28,7 @@ _CONTINUE = 1
 _HERE = -100
 _EMPTY_PATH, _NO_FOLLOW = 0x1000, 0x100
 _PATH_MAX = 4096
+_UNSEEN_S = 0.1
 _NOW, _OMIT = 0x3FFFFFFF, 0x3FFFFFFE
 
 
@@ -56,6 +57,8 @@ class Asked:
         self._count = count
         self._inside = tuple(f"{path}/" for path in inside)
         self._at_most = 1
+        self._forking: dict[int, float] = {}
+        """Tasks that were allowed a fork, and when: what they make may not be there to count."""
 
     def answer(self) -> None:
         """Take one question and answer it."""
@@ -66,7 +69,7 @@ class Asked:
             name = self._names.get(call, "")
             error, flags = 0, 0
             if name in COUNTED:
-                error, flags = self._fork()
+                error, flags = self._fork(pid)
             else:
                 try:
                     self._change(name, pid, arguments)
@@ -74,13 +77,18 @@ class Asked:
                     error = refused.errno or errno.EPERM
             fcntl.ioctl(self.listener, _SEND, _ANSWER.pack(number, 0, -error, flags))
 
-    def _fork(self) -> tuple[int, int]:
+    def _fork(self, task: int) -> tuple[int, int]:
+        now = time.monotonic()
+        self._forking.pop(task, None)  # it asks again, so the last is done
         # Counting is dear, so only where what was there last and all since could be too many.
         if self._at_most >= self._most:
-            self._at_most = self._count()
+            recent = {t: at for t, at in self._forking.items() if now - at < _UNSEEN_S}
+            self._forking = recent
+            self._at_most = self._count() + len(recent)
         if self._at_most >= self._most:
             return errno.EAGAIN, 0
         self._at_most += 1
+        self._forking[task] = now
         return 0, _CONTINUE
 
     def _change(self, name: str, pid: int, arguments: Sequence[int]) -> None:

@@ -1,0 +1,1 @@
+"""The program that keeps a command without namespaces; see `__main__`."""
