@@ -120,6 +120,16 @@ class CommandGroup:
     joins: tuple[str, ...]
     """Files into which a process writes itself to become a member."""
 
+    def take_in(self, pid: int) -> None:
+        """Make a process a member, from outside. Harmless when it has ended.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        for join in self.joins:
+            with contextlib.suppress(ProcessLookupError):
+                Path(join).write_text(str(pid), encoding="ascii")
+
     def pids(self) -> list[int]:
         try:
             return [int(p) for p in (self.path / "cgroup.procs").read_text().split()]
@@ -158,8 +168,8 @@ def remove(name: str) -> None:
         with contextlib.suppress(OSError):
             (path / "cgroup.kill").write_text("1")
         _kill_one_by_one(path)
-        for below in sorted((p for p in path.rglob("*") if p.is_dir()), reverse=True):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a command's thread may be removing the same
+            for below in sorted((p for p in path.rglob("*") if p.is_dir()), reverse=True):
                 below.rmdir()
         with contextlib.suppress(OSError):
             path.rmdir()

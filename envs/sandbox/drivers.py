@@ -4,13 +4,22 @@ A reply is a line with a status. It is the agent's word: it may have rewritten i
 """
 
 SHELL = r"""
-trap : INT
-while IFS= read -r -d '' -u REQUESTS __turn; do
-  eval "$__turn" </dev/null REQUESTS<&- REPLIES>&-
-  printf '%d\n' "$?" >&REPLIES
+trap '__status=130; return 130 2>/dev/null; continue 1000 2>/dev/null' INT
+__status=
+while :; do
+  while [ -z "$__status" ] || printf '%d\n' "$__status" >&REPLIES; do
+    IFS= read -r -d '' -u REQUESTS __turn || exit 0
+    __status=0
+    eval "$__turn" </dev/null REQUESTS<&- REPLIES>&-
+    __status=$?
+  done
 done
 """
-"""For bash; a request of the shell ends with a zero byte instead."""
+"""For bash; a request of the shell ends with a zero byte instead.
+
+An interrupt leaves the function that runs, or all loops: the next thing that the outermost one
+does is to reply. A `continue` or `break` of a turn itself gets no further either.
+"""
 
 REPL = r"""
 import ast, linecache, os, sys, traceback

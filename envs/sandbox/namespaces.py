@@ -36,6 +36,8 @@ class Home:
     mount_ns: int
     user_ns: int | None
     """None where root made it."""
+    net_ns: int | None = None
+    """A network without a way out, shared by all commands: making one takes milliseconds."""
     _closed: bool = field(default=False)
 
     def enter(self, nsenter: str) -> list[str]:
@@ -44,13 +46,15 @@ class Home:
         command = [nsenter, f"--mount={mine}/{self.mount_ns}"]
         if self.user_ns is not None:
             command += [f"--user={mine}/{self.user_ns}", "--preserve-credentials"]
+        if self.net_ns is not None:
+            command.append(f"--net={mine}/{self.net_ns}")
         return command
 
     def close(self) -> None:
         """Let go of it; the kernel frees it when its last process is gone. Twice is fine."""
         if not self._closed:
             self._closed = True
-            for descriptor in (self.root, self.mount_ns, self.user_ns):
+            for descriptor in (self.root, self.mount_ns, self.user_ns, self.net_ns):
                 if descriptor is not None:
                     os.close(descriptor)
 
@@ -63,6 +67,7 @@ def build(
     files: int,
     tmp_mb: int = 0,
     uid: int | None,
+    net: bool = False,
     drop: Sequence[str] = (),
 ) -> Home:
     """Make a home.
@@ -75,6 +80,7 @@ def build(
         files: how many files, folders and links it may hold.
         tmp_mb: also make `tmp/tmp` and `tmp/shm`, of this size together and with as many files.
         uid: who owns the workspace; None: an ordinary user is asking, and owns it.
+        net: also make a network for it, in which even the loopback is down.
         drop: a command prefix that the whole setup runs under.
 
     Raises:
@@ -85,10 +91,13 @@ def build(
     flags = ["--mount", "--propagation", "private"]
     if uid is None:
         flags = ["--user", "--map-root-user", *flags]
+    if net:
+        flags.append("--net")
     script = _script(stage, sources, size_mb=size_mb, files=files, tmp_mb=tmp_mb, uid=uid)
     started = spawn.start([*drop, unshare, *flags, "/bin/sh", "-c", script], stdin=True)
     assert started.stdin is not None
-    opened: list[int] = []
+    wanted = {"mnt": True, "user": uid is None, "net": net}
+    opened: dict[str, int] = {}
     try:
         said = _first_line(started)
         if said != b"ready\n":
@@ -96,14 +105,13 @@ def build(
         mine = f"/proc/{started.popen.pid}"
         try:
             os.truncate(f"{mine}/root{stage}/zero", ZERO_BYTES)
-            opened.append(os.open(f"{mine}/root{stage}/box", os.O_RDONLY | os.O_DIRECTORY))
-            opened.append(os.open(f"{mine}/ns/mnt", os.O_RDONLY))
-            if uid is None:
-                opened.append(os.open(f"{mine}/ns/user", os.O_RDONLY))
+            opened["root"] = os.open(f"{mine}/root{stage}/box", os.O_RDONLY | os.O_DIRECTORY)
+            for kind in (kind for kind, made in wanted.items() if made):
+                opened[kind] = os.open(f"{mine}/ns/{kind}", os.O_RDONLY)
         except OSError as error:
             raise SandboxBroken(f"making a workspace: {error}") from error
     except BaseException:
-        for descriptor in opened:
+        for descriptor in opened.values():
             os.close(descriptor)
         raise
     finally:
@@ -111,8 +119,13 @@ def build(
             os.close(descriptor)
         with contextlib.suppress(subprocess.TimeoutExpired):
             started.popen.wait(timeout=SETUP_S)
-    root, mount_ns, *user_ns = opened
-    return Home(stage=stage, root=root, mount_ns=mount_ns, user_ns=user_ns[0] if user_ns else None)
+    return Home(
+        stage=stage,
+        root=opened["root"],
+        mount_ns=opened["mnt"],
+        user_ns=opened.get("user"),
+        net_ns=opened.get("net"),
+    )
 
 
 def _first_line(started: spawn.Started) -> bytes:

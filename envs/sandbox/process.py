@@ -104,11 +104,17 @@ class Process:
         """CPU time when the present turn began."""
         self.cpu_seen = 0.0
         """CPU time used so far, at the last look."""
+        self._broken: SandboxBroken | None = None
         self._lock = threading.Lock()
         self._closing = threading.Lock()
         self._status: int | None = None
         self._closed = False
         self._pidfd = os.pidfd_open(started.popen.pid)
+
+    @property
+    def broken(self) -> SandboxBroken | None:
+        """Why it could not be contained any more."""
+        return self._broken
 
     @property
     def pidfd(self) -> int:
@@ -140,6 +146,13 @@ class Process:
         with self._lock:
             if not self._closed and self._status is None:
                 self._end(limit)
+
+    def give_up(self, error: SandboxBroken) -> None:
+        """End it because it can't be contained any more: its result is the error."""
+        with self._lock:
+            if not self._closed and self._status is None:
+                self._broken = error
+                self._end(None)
 
     def _end(self, limit: str | None) -> None:
         self.limit = self.limit or limit
@@ -305,9 +318,11 @@ def finish(process: Process, streams: Streams) -> Result:
     """The result of a command, or of the last turn of a session, that has ended or was ended.
 
     Raises:
-        SandboxBroken: it never started, or something of it survives.
+        SandboxBroken: it never started, could not be watched, or something of it survives.
     """
     status: int | None = process.wait()
+    if process.broken is not None:
+        raise process.broken
     drain(process, streams)
     stderr = streams.err.text()
     if process.killed:
@@ -317,7 +332,8 @@ def finish(process: Process, streams: Streams) -> Result:
     code, name = ending(status)
     if process.killed and process.limit is None:
         name = "SIGKILL"
-    if name == "SIGXCPU":
+    # A status can be anything: only together with what was measured it means the limit.
+    if name == "SIGXCPU" and process.cpu_seen - process.cpu_before > process.config.cpu_s:
         process.limit = "cpu_s"
     code = None if process.limit else code
     return result(process, streams, exit_status=code, signal=name, stderr=stderr)

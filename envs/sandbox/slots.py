@@ -27,6 +27,10 @@ Cleaner = Callable[[str], None]
 """Removes one left-over thing, given how the slot names it. Harmless when it is gone."""
 
 
+class Later(SandboxBroken):
+    """From a cleaner that can't reach now what it has to remove: the slot stays for a later one."""
+
+
 class Slot:
     """A number that is ours while we hold it, and the list of what would be left behind."""
 
@@ -54,6 +58,12 @@ class Slot:
             return
         self._left = []
         self._write()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Give the number back uncleaned: the next who takes it does that. Twice is fine."""
+        if self._descriptor < 0:
+            return
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # a process forked from us has it open too
         os.close(self._descriptor)
         self._descriptor = -1
@@ -134,6 +144,9 @@ def _try(where: Path, number: int, cleaners: Mapping[str, Cleaner]) -> Slot | No
         for kind, name in left:
             cleaners[kind](name)
         slot._write()
+    except Later:
+        os.close(descriptor)
+        return None
     except BaseException:
         os.close(descriptor)
         raise

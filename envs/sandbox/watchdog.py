@@ -11,6 +11,7 @@ import threading
 import time
 
 from rlagents.envs.sandbox.process import Process
+from rlagents.errors import SandboxBroken, boundary
 
 YOUNG_S = 1.0
 """A command is looked at often at first: most end early, and bombs go off at once."""
@@ -56,7 +57,12 @@ class Watchdog:
             with self._changed:
                 watched = tuple(self._watched)
             for process in watched:
-                process.check()
+                # One that can't be watched must not leave the others unwatched.
+                try:
+                    with boundary(SandboxBroken, "watching a command"):
+                        process.check()
+                except SandboxBroken as error:
+                    process.give_up(error)
 
 
 watchdog = Watchdog()

@@ -134,7 +134,7 @@ def orphans() -> list[Path]:
     left = []
     for root in {found.pids, found.unified}:
         for path in root.glob("rlagents-*"):
-            slot = slots.folder() / path.name.rpartition("-")[2]
+            slot = slots.folder() / path.name.split("-")[1]
             if not _held(slot) and path.exists():
                 left.append(path)
     return left
@@ -150,6 +150,11 @@ def _temporary_folder() -> Iterator[None]:
             yield
         finally:
             tempfile.tempdir = before
+
+
+def maker(group: Path) -> int:
+    """The process that made a group, by its name: `rlagents-SLOT-PID-NUMBER`."""
+    return int(group.name.split("-")[2])
 
 
 def slope(values: Mapping[int, int]) -> float:

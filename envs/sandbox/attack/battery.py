@@ -15,10 +15,13 @@ from rlagents.envs.sandbox.attack import (
     deception,
     doors,
     escapes,
+    launchers,
     lifetimes,
     memory,
     payloads,
+    queues,
     resources,
+    theft,
     traps,
 )
 from rlagents.envs.sandbox.attack.case import Case, Verdict
@@ -31,21 +34,49 @@ from rlagents.errors import ConfigError, SandboxBroken, boundary
 CASES: tuple[Case, ...] = (
     *resources.CASES,
     *memory.CASES,
+    *queues.CASES,
+    *theft.CASES,
     *escapes.CASES,
     *doors.CASES,
     *lifetimes.CASES,
+    *launchers.CASES,
     *traps.CASES,
     *deception.CASES,
     *payloads.CASES,
 )
 
-HARMLESS = {case.name for case in (*deception.CASES, *payloads.CASES)} | set(
-    "big_file descriptors raise_limits flood_stdout flood_both memory_huge_pages secret_directly "
-    "secret_by_links secret_by_proc secret_in_environments secret_in_memories secret_by_walking "
-    "host_sockets outlive_in_files links_for_us core_dumps kernel_talk daemon holds_output "
-    "stubborn locked_out launcher_killed first_environment inherited own_user interpreter own_proc "
-    "plain_file reading_results ray".split()
-)
+HARMLESS = {case.name for case in (*deception.CASES, *payloads.CASES)} | {
+    "big_file",
+    "core_dumps",
+    "daemon",
+    "descriptors",
+    "first_environment",
+    "flood_both",
+    "flood_stdout",
+    "holds_output",
+    "host_sockets",
+    "inherited",
+    "interpreter",
+    "kernel_talk",
+    "launcher_killed",
+    "links_for_us",
+    "locked_out",
+    "memory_huge_pages",
+    "outlive_in_files",
+    "own_proc",
+    "own_user",
+    "plain_file",
+    "raise_limits",
+    "ray",
+    "reading_results",
+    "secret_by_links",
+    "secret_by_proc",
+    "secret_by_walking",
+    "secret_directly",
+    "secret_in_environments",
+    "secret_in_memories",
+    "stubborn",
+}
 """Attacks that do no harm where nothing contains them. Of the others one kills every process of
 the user, one writes into the interpreter, one asks the kernel to restart."""
 

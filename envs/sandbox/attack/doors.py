@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 
 from rlagents.envs.sandbox.attack.case import Case, Host, Verdict
 from rlagents.envs.sandbox.attack.inside import denied, program, silent, told
@@ -36,7 +37,7 @@ made = call("clone3", words, len(words))
 if made == "ok 0":
     os._exit(0)
 said["clone3"] = made
-for kind in os.listdir("/proc/1/ns"):
+for kind in ("user", "mnt", "net", "pid", "ipc", "uts", "cgroup", "time"):
     opened = attempt(os.open, "/proc/1/ns/" + kind, os.O_RDONLY)
     if opened.startswith("ok"):
         said["setns " + kind] = apart("setns", int(opened[3:]), 0)
@@ -146,9 +147,12 @@ for name, request in (("TIOCSTI", 0x5412), ("TIOCLINUX", 0x541c)):
             said["%s %d %d" % (name, number, high > 0)] = came
 said["controlling terminal"] = attempt(os.open, "/dev/tty", os.O_RDWR)
 said["console"] = attempt(os.open, "/dev/console", os.O_RDWR)
-ours, theirs = os.openpty()  # a terminal of its own is fine; to type into it for others is not
-found = libc.ioctl(theirs, ctypes.c_ulong(0x5412), b"x")
-said["own TIOCSTI"] = "ok" if found >= 0 else errno.errorcode[ctypes.get_errno()]
+try:
+    ours, theirs = os.openpty()  # a terminal of its own is fine; to type into it is not
+    found = libc.ioctl(theirs, ctypes.c_ulong(0x5412), b"x")
+    said["own TIOCSTI"] = "ok" if found >= 0 else errno.errorcode[ctypes.get_errno()]
+except OSError:
+    pass
 say(**said)
 """
     return _try(body, host)
@@ -176,13 +180,14 @@ say(**said)
 
 def _rights(host: Host) -> Verdict:
     body = """
-lines = open("/proc/self/status").read().splitlines()
-said, state = {}, dict(line.split(":\\t", 1) for line in lines if ":\\t" in line)
-for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
-    if int(state[name], 16):
-        said[name] = "ok " + state[name]
-said["new privileges"] = "no" if state["NoNewPrivs"] == "1" else "ok may be gained"
-said["filter"] = "on" if state["Seccomp"] == "2" else "ok off"
+said, sets = {}, (ctypes.c_uint32 * 6)()
+head = (ctypes.c_uint32 * 2)(0x20080522, 0)
+if libc.capget(head, sets) or any(sets):
+    said["capabilities"] = "ok %r" % list(sets)
+bounding = [n for n in range(41) if libc.prctl(23, n, 0, 0, 0) == 1]
+said["bounding set"] = "ok %r" % bounding if bounding else "empty"
+said["new privileges"] = "no" if libc.prctl(39, 0, 0, 0, 0) == 1 else "ok may be gained"
+said["filter"] = "on" if libc.prctl(21, 0, 0, 0, 0) == 2 else "ok off"
 for name, function, value in (("setuid", os.setuid, 0), ("setgid", os.setgid, 0),
                               ("setgroups", os.setgroups, [0])):
     before = (os.getuid(), os.getgid(), os.getgroups())
@@ -200,13 +205,47 @@ made = attempt(os.mknod, "zero", 0o600 | stat.S_IFCHR, os.makedev(1, 5))
 said["open own device"] = attempt(open, "zero", "rb") if made.startswith("ok") else made
 said["file capability"] = attempt(os.setxattr, "mine", "security.capability",
     struct.pack("<5I", 0x02000001, 1 << 21, 0, 0, 0))
-devices = [d for d in os.listdir("/dev") if d not in (
-    "null", "zero", "full", "random", "urandom", "tty", "shm", "pts", "ptmx", "fd", "stdin",
-    "stdout", "stderr", "core", "console", "mqueue")]
+usual = ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "console")
+devices = []
+for top, _, names in os.walk("/dev"):
+    for name in names:
+        path = os.path.join(top, name)
+        known = top == "/dev" and name in usual or top == "/dev/pts"
+        if not known and not os.path.islink(path) and os.access(path, os.R_OK | os.W_OK):
+            devices.append(path)
 said["devices"] = "ok %r" % devices if devices else "only the harmless"
 say(**said)
 """
     return _try(body, host)
+
+
+def _false_ends(host: Host) -> Verdict:
+    """A result's limit is what was measured, whatever status the program ends with."""
+    came = []
+    for status in (152, 137, 159, 255, 128):
+        box = host.open()
+        result = box.python(f"import os; os._exit({status})")
+        came.append(f"{status}: {result.describe()}")
+        if result.limit is not None:
+            return Verdict(False, f"ending with status {status} reads as {result.describe()}")
+    body = """
+first = call("pidfd_open", 1, 0)
+for number in range(64):
+    for pidfd in (first,):
+        came = call("pidfd_getfd", int(first[3:]), number, 0) if first.startswith("ok") else ""
+        if came.startswith("ok"):
+            attempt(os.write, int(came[3:]), struct.pack("Q", 1))
+    try:
+        held = os.open("/proc/1/fd/%d" % number, os.O_WRONLY | os.O_NONBLOCK)
+        os.write(held, struct.pack("Q", 1))
+        os.write(held, b'{"exit-code": 0}\\n')
+    except OSError:
+        pass
+time.sleep(0.2)
+os._exit(7)
+"""
+    result = host.open().python(program(body))
+    return Verdict(result.exit_status == 7, f"{'; '.join(came)}; forged: {result.describe()}")
 
 
 def _old_doors(host: Host) -> Verdict:
@@ -283,8 +322,7 @@ say(**said)
     return _try(body, host)
 
 
-def _case(name: str, what: str, run: object, source: str = "1.3") -> Case:
-    assert callable(run)
+def _case(name: str, what: str, run: Callable[[Host], Verdict], source: str = "1.3") -> Case:
     return Case(name=name, source=source, what=what, run=run)
 
 
@@ -296,6 +334,7 @@ CASES: tuple[Case, ...] = (
     _case("terminals", "type into a terminal", _terminals, "ours"),
     _case("buffers", "enlarge buffers of sockets and pipes", _socket_buffers, "ours"),
     _case("rights", "capabilities, setuid programs, devices", _rights, "ours"),
+    _case("false_ends", "a status that reads as a limit, or is forged", _false_ends, "ours"),
     _case("old_doors", "the system calls of 32-bit programs", _old_doors, "ours"),
     _case("core_dumps", "crash, to start the host's handler of crashes", _core_dumps, "ours"),
     _case("kernel_talk", "logs, tables and addresses of the kernel", _kernel_talk, "ours"),

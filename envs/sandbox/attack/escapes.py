@@ -1,150 +1,14 @@
-"""Attacks that reach for what is outside: secrets, files, sockets, processes of the host."""
+"""Attacks that reach for what is outside: sockets, files, processes of the host."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from rlagents.envs.sandbox.attack.case import Case, Host, Verdict
 from rlagents.envs.sandbox.attack.inside import denied, program, silent, told
+from rlagents.envs.sandbox.attack.theft import read
 from rlagents.envs.sandbox.files import UnsafeFile
-
-
-def _read(body: str, host: Host, **settings: object) -> Verdict:
-    return denied(host, host.open(**settings).python(program(body)))
-
-
-_TELL = """
-def tell(path):
-    return attempt(lambda: stolen(open(path, "rb").read(1 << 20)) or "no secret")
-"""
-
-
-def _directly(host: Host) -> Verdict:
-    paths = (host.secret_path, host.private_path, host.writable_path)
-    body = _TELL + f"say(**{{path: tell(path) for path in {paths!r}}})"
-    return _read(body, host)
-
-
-def _by_links(host: Host) -> Verdict:
-    body = (
-        _TELL
-        + f"""
-secret, folder = {host.secret_path!r}, os.path.dirname({host.secret_path!r})
-said = {{}}
-attempt(os.symlink, secret, "link")
-attempt(os.symlink, folder, "folder")
-attempt(os.symlink, "/proc/self/root" + secret, "magic")
-attempt(os.symlink, "../" * 30 + secret.lstrip("/"), "up")
-for name in ("link", "folder/answer.txt", "magic", "up"):
-    said[name] = tell(name)
-made = attempt(os.link, secret, "hard")
-said["hard link"] = tell("hard") if made.startswith("ok") else made
-made = attempt(os.rename, secret, "moved")
-said["moved"] = tell("moved") if made.startswith("ok") else made
-say(**said)
-"""
-    )
-    return _read(body, host)
-
-
-def _through_proc(host: Host) -> Verdict:
-    body = (
-        _TELL
-        + f"""
-secret, said = {host.secret_path!r}, {{}}
-for pid in sorted(p for p in os.listdir("/proc") if p.isdigit()):
-    if int(pid) == os.getpid():
-        continue
-    for way in ("root", "cwd/../../../../../..", "cwd"):
-        path = "/proc/%s/%s%s" % (pid, way, secret)
-        if (came := tell(path)).startswith("ok"):
-            said[path] = came
-    for number in (attempt(os.listdir, "/proc/%s/fd" % pid)[3:] or "").strip("[]").split(", "):
-        path = "/proc/%s/fd/%s" % (pid, number.strip("'"))
-        try:
-            kind = os.stat(path).st_mode
-        except OSError:
-            continue
-        if stat.S_ISDIR(kind) and tell(path + "/.." * 20 + secret).startswith("ok"):
-            said[path] = "ok"
-        if stat.S_ISREG(kind) and "secret" not in tell(path) and tell(path).startswith("ok"):
-            said[path] = tell(path)
-said["looked through"] = "%d processes" % sum(p.isdigit() for p in os.listdir("/proc"))
-say(**said)
-"""
-    )
-    return _read(body, host)
-
-
-def _environments(host: Host) -> Verdict:
-    body = """
-said = {}
-for pid in os.listdir("/proc"):
-    if pid.isdigit():
-        for name in ("environ", "cmdline", "comm", "stack", "task/%s/environ" % pid):
-            path = "/proc/%s/%s" % (pid, name)
-            found = attempt(lambda: stolen(open(path, "rb").read()))
-            if found.startswith("ok") and found != "ok []":
-                said[path] = found
-said["own"] = "ok " + repr(found) if (found := stolen(repr(os.environ).encode())) else "clean"
-say(**said)
-"""
-    return _read(body, host)
-
-
-def _memories(host: Host) -> Verdict:
-    """The secret stands in our memory too."""
-    body = """
-mine, said, read = os.getpid(), {"regions": 0}, 0
-for pid in [p for p in os.listdir("/proc") if p.isdigit() and int(p) != mine]:
-    try:
-        areas = open("/proc/%s/maps" % pid).read().splitlines()
-        memory = open("/proc/%s/mem" % pid, "rb", 0)
-    except OSError as error:
-        said["memory of " + pid] = errno.errorcode[error.errno]
-        continue
-    for line in areas[:400]:
-        low, high = (int(x, 16) for x in line.split()[0].split("-"))
-        try:
-            memory.seek(low)
-            found = stolen(memory.read(min(high - low, 8 * MIB)))
-        except (OSError, ValueError, OverflowError):
-            continue
-        said["regions"] += 1
-        if found:
-            said["memory of " + pid] = "ok %r" % found
-for name in ("/dev/mem", "/dev/kmem", "/proc/kcore", "/dev/port"):
-    said[name] = attempt(lambda: len(open(name, "rb").read(16)))
-say(**said)
-"""
-    return _read(body, host)
-
-
-def _walk(host: Host) -> Verdict:
-    body = """
-found, looked, stop = {}, 0, time.time() + 6
-heavy = tuple(os.path.realpath(p) for p in ("/usr/lib", "/usr/share", "/usr/include", "/usr/bin",
-    "/usr/sbin", "/usr/local/lib", "/usr/src", "/sys", sys.base_prefix + "/lib"))
-for top, below, files in os.walk("/"):
-    below[:] = [b for b in below if not os.path.realpath(os.path.join(top, b)).startswith(heavy)]
-    if top == "/proc":
-        below[:] = ["self", "1"]
-    if top.count("/") > 12 or time.time() > stop:
-        below[:] = []
-    for name in files:
-        path = os.path.join(top, name)
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-            with os.fdopen(descriptor, "rb", 0) as file:
-                if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    looked += 1
-                    if stolen(file.read(1 << 16) or b""):
-                        found[path] = "ok read"
-        except OSError:
-            pass
-say(looked=looked, **found)
-"""
-    return _read(body, host, wall_s=20.0)
 
 
 def _host_sockets(host: Host) -> Verdict:
@@ -173,7 +37,7 @@ say(
     abstract=attempt(reach, socket.AF_UNIX, tcp, "\\0" + {host.abstract!r}),
 )
 """
-    return _read(body, host)
+    return read(body, host)
 
 
 def _host_sockets_from_loopback(host: Host) -> Verdict:
@@ -194,7 +58,7 @@ for name, kind in (("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)):
         said[name] = attempt(reach)
 say(**said)
 """
-    return _read(body, host, network=network)
+    return read(body, host, network=network)
 
 
 def _outside(host: Host, network: str = "none") -> Verdict:
@@ -205,7 +69,10 @@ def reach(kind, address):
         line.settimeout(0.3)
         line.connect(address)
         line.send(b"?")
-interfaces = [line.split(":")[0].strip() for line in open("/proc/net/dev").readlines()[2:]]
+try:
+    interfaces = [line.split(":")[0].strip() for line in open("/proc/net/dev").readlines()[2:]]
+except OSError:
+    interfaces = []
 say(
     tcp=attempt(reach, socket.SOCK_STREAM, ("192.0.2.1", 80)),
     udp=attempt(reach, socket.SOCK_DGRAM, ("192.0.2.1", 53)),
@@ -213,7 +80,7 @@ say(
     interfaces="ok %r" % interfaces if set(interfaces) - {"lo"} else "none but lo",
 )
 """
-    return _read(body, host, network=network)
+    return read(body, host, network=network)
 
 
 def _both(host: Host, *verdicts: Verdict) -> Verdict:
@@ -242,7 +109,7 @@ for family in (2, 10, 16, 17, 30, 40):
     said["pair of %d" % family] = "ok: " + came if found == 0 or came == "EOPNOTSUPP" else came
 say(**said)
 """
-    return _read(body, host)
+    return read(body, host)
 
 
 def _write_outside(host: Host) -> Verdict:
@@ -273,7 +140,7 @@ for path in ("/etc/passwd", "/etc/ld.so.cache", "/usr/bin/env", sys.executable, 
 said["never killed"] = attempt(write, "/proc/self/oom_score_adj", b"-900")
 say(**said)
 """
-    return _read(body, host)
+    return read(body, host)
 
 
 def _outlive_in_files(host: Host) -> Verdict:
@@ -372,18 +239,11 @@ def _links_for_us(host: Host) -> Verdict:
     return Verdict(not came, seen)
 
 
-def _case(name: str, what: str, run: object, source: str = "1.3") -> Case:
-    assert callable(run)
+def _case(name: str, what: str, run: Callable[[Host], Verdict], source: str = "1.3") -> Case:
     return Case(name=name, source=source, what=what, run=run)
 
 
 CASES: tuple[Case, ...] = (
-    _case("secret_directly", "read the hidden answer by its path", _directly),
-    _case("secret_by_links", "by symbolic and hard links", _by_links),
-    _case("secret_by_proc", "through /proc/1/root and every other process", _through_proc),
-    _case("secret_in_environments", "in the environments of processes", _environments),
-    _case("secret_in_memories", "in the memories of processes", _memories),
-    _case("secret_by_walking", "by a walk of everything that can be reached", _walk),
     _case("host_sockets", "TCP, UDP, UNIX path and abstract sockets of the host", _host_sockets),
     _case("host_sockets_loopback", "the same with a loopback", _host_sockets_from_loopback, "ours"),
     _case("outside", "TCP, UDP and names outside", _outside),

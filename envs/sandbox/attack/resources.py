@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 from rlagents.envs.sandbox.attack.case import Case, Host, Verdict
 from rlagents.envs.sandbox.attack.inside import program, silent, told
@@ -281,8 +282,7 @@ while True:
     return _flood(body, host)
 
 
-def _case(name: str, what: str, run: object, source: str = "1.3") -> Case:
-    assert callable(run)
+def _case(name: str, what: str, run: Callable[[Host], Verdict], source: str = "1.3") -> Case:
     return Case(name=name, source=source, what=what, run=run)
 
 

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rlagents.envs.sandbox.attack.case import Case, Host, Verdict
@@ -250,8 +250,7 @@ def _home_with_token(secret: str) -> Iterator[Path]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _case(number: int, name: str, what: str, run: object) -> Case:
-    assert callable(run)
+def _case(number: int, name: str, what: str, run: Callable[[Host], Verdict]) -> Case:
     return Case(name=name, source=f"trap {number}", what=what, run=run)
 
 

@@ -2,8 +2,8 @@
 
 The chain that starts a command, each program replacing itself by the next:
 
-    sh (joins the cgroups) -> nsenter (the workspace's namespace) -> prlimit -> setpriv (as root:
-    a user id that nothing else has) -> bwrap -> the command
+    sh (makes it the first to go when memory is short) -> nsenter (the workspace's namespaces)
+    -> prlimit -> setpriv (as root: a user id that nothing else has) -> bwrap -> the command
 
 As root with `strict` a pids cgroup bounds forks and one stroke kills all. `user` does without
 cgroups: RLIMIT_NPROC bounds forks, because the namespace or the user id is this sandbox's alone.
@@ -131,6 +131,7 @@ class BubblewrapBox:
                 files=config.workspace_files,
                 tmp_mb=config.tmp_mb,
                 uid=self._uid,
+                net=config.network == "none",
             )
             self.root = self._home.root
             try:
@@ -140,7 +141,7 @@ class BubblewrapBox:
                 self._home.close()
                 raise
         except BaseException:
-            self._slot.release()
+            self._slot.abandon()
             raise
 
     def _make_group(self) -> cgroups.Group:
@@ -190,37 +191,41 @@ class BubblewrapBox:
         filters = seccomp.pipe_with(seccomp.program(config.network))
         said, says = os.pipe()
         status = Status(said)
+        gate, opens = os.pipe()
         try:
             command = [
-                "/bin/sh",
-                "-c",
-                PRELUDE,
-                "sh",
-                " ".join(group.joins) if group is not None else "",
+                *("/bin/sh", "-c", PRELUDE, "sh", ""),
                 *self._home.enter(required("nsenter")),
                 required("prlimit"),
                 # Not with a cgroup: the dead of this user id's last owner still count a moment.
                 *rlimits(config, session=session, processes=group is None),
                 *self._drop(),
-                *self._bwrap(env, filters, says),
+                *self._bwrap(env, filters, says, gate),
                 *argv,
             ]
-            started = spawn.start(command, pass_fds=[filters, says, *control], stdin=stdin)
+            passed = [filters, says, gate, *control]
+            started = spawn.start(command, pass_fds=passed, stdin=stdin)
         except BaseException:
             status.close()
+            os.close(opens)
             if group is not None:
                 group.close()
             raise
         finally:
             os.close(filters)
             os.close(says)
-        tree = _Contained(started.popen.pid, status, group)
-        process = Process(started, tree, config, self._tier, beside=tree.queued)
+            os.close(gate)
         try:
-            tree.find_first(process.pidfd)
-        except BaseException:
-            process.close()
-            raise
+            tree = _Contained(started.popen.pid, status, group)
+            process = Process(started, tree, config, self._tier, beside=tree.queued)
+            try:
+                tree.find_first(process.pidfd)
+                os.write(opens, b"1")
+            except BaseException:
+                process.close()
+                raise
+        finally:
+            os.close(opens)  # after the end of what waits there: it would go on
         watchdog.watch(process)
         return process
 
@@ -231,10 +236,11 @@ class BubblewrapBox:
         options = ["--reuid", uid, "--regid", uid, "--clear-groups", "--no-new-privs"]
         return [required("setpriv"), *options, "--inh-caps=-all", "--bounding-set=-all"]
 
-    def _bwrap(self, env: Mapping[str, str], filters: int, says: int) -> list[str]:
+    def _bwrap(self, env: Mapping[str, str], filters: int, says: int, gate: int) -> list[str]:
         config, stage = self._config, self._home.stage
         flags = (
-            "--unshare-user --unshare-all --disable-userns --die-with-parent --new-session "
+            "--unshare-user --unshare-pid --unshare-ipc --unshare-uts --unshare-cgroup-try "
+            "--disable-userns --die-with-parent --new-session "
             "--uid 1000 --gid 1000 --hostname sandbox --cap-drop ALL --clearenv "
             "--ro-bind /usr /usr --ro-bind-try /etc/ld.so.cache /etc/ld.so.cache "
             "--ro-bind-try /etc/alternatives /etc/alternatives "
@@ -254,7 +260,10 @@ class BubblewrapBox:
         for hidden in interpreter.hidden_dirs():
             flags += ["--remount-ro", hidden]
         flags += ["--remount-ro", "/", "--chdir", WORKSPACE]
+        if self._home.net_ns is None:
+            flags += ["--unshare-net"]
         flags += ["--seccomp", str(filters), "--json-status-fd", str(says)]
+        flags += ["--block-fd", str(gate)]
         path = interpreter.search_path()
         every = {**environment(config, path=path, home=WORKSPACE), **env}
         for name, value in every.items():
@@ -270,9 +279,10 @@ class BubblewrapBox:
         try:
             if self._group is not None:
                 self._group.remove()
+            self._slot.release()
         finally:
             self._home.close()
-            self._slot.release()
+            self._slot.abandon()  # where something could not be removed
             spawn.bury_orphans("bwrap")
 
 
@@ -292,9 +302,16 @@ class _Contained:
     def find_first(self, outer_pidfd: int) -> None:
         """Wait until bubblewrap says which process is the first. Returns also when it failed.
 
+        The first process waits for us before it does anything, so it joins the cgroup here. Where
+        it would join by itself, it would wait for a long while: the kernel has all processors
+        agree before it moves a process. So this happens while the chain of programs starts.
+
         Raises:
             SandboxBroken: it says nothing for too long.
+            OSError: it can't join.
         """
+        if self._group is not None:
+            self._group.take_in(self._outer)
         poll = select.poll()
         poll.register(self._status.descriptor, select.POLLIN)
         poll.register(outer_pidfd, select.POLLIN)
@@ -315,6 +332,8 @@ class _Contained:
             if proctree.parent(first) in (self._outer, os.getpid()):
                 spawn.answer_for(first)
                 self.first, self._pidfd = first, descriptor
+                if self._group is not None:
+                    self._group.take_in(first)
             else:
                 os.close(descriptor)
 

@@ -1,9 +1,9 @@
-"""`docker`: every command in a container of its own, by Docker or Podman, whichever answers.
+"""`docker`: every command in a container of its own.
 
 The workspace is a capped tmpfs volume. A container that only sleeps keeps it mounted, and is how
 we reach it from here. Programs are those of the image (`SandboxConfig.image`), which must be on the
 machine: nothing is fetched. Tried with Docker 20.10 on cgroups of version 1 without a memory
-controller; never seen running with Podman.
+controller.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Docker:
         if os.geteuid() != 0:
             return "it needs root, to reach into containers: use tier 'user'"
         if engine.answering() is None:
-            return "neither docker nor podman answers: apt-get install docker.io, and start it"
+            return "docker does not answer: apt-get install docker.io, and start it"
         return None
 
     def open(self, config: SandboxConfig) -> DockerBox:
@@ -74,9 +74,9 @@ class Docker:
         try:
             engine.call("image", "inspect", "--format", "{{.Id}}", config.image)
         except engine.EngineFailed as error:
-            pull = f"{os.path.basename(engine.answering() or 'docker')} pull {config.image}"
             raise ConfigError(
-                f"sandbox.image: {config.image!r} can't be had ({error}): {pull}"
+                f"sandbox.image: {config.image!r} can't be had ({error}): "
+                f"docker pull {config.image}"
             ) from error
         return DockerBox(self, config)
 

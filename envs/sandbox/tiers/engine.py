@@ -1,4 +1,8 @@
-"""Talking to a container engine: Docker, or Podman, which takes the same words."""
+"""Talking to the container engine.
+
+Docker alone: Podman takes the same words, but it reads the size of a volume as a quota of the disk
+that it lies on, so it has no workspace that is capped.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,12 @@ from functools import cache
 from typing import Any
 
 from rlagents.envs.sandbox.result import Starved
+from rlagents.envs.sandbox.slots import Later
 from rlagents.envs.sandbox.tiers.base import program
 from rlagents.errors import SandboxBroken
 
-ENGINES = ("docker", "podman")
 _CALL_S = 60.0
-_PASSED = ("DOCKER_HOST", "DOCKER_CONTEXT", "CONTAINER_HOST", "HOME", "XDG_RUNTIME_DIR", "PATH")
+_PASSED = ("DOCKER_HOST", "DOCKER_CONTEXT", "HOME", "XDG_RUNTIME_DIR", "PATH")
 """What tells the engine's program where the engine is. Containers never see it."""
 
 
@@ -25,23 +29,16 @@ class EngineFailed(SandboxBroken):
 
 @cache
 def answering() -> str | None:
-    """The first engine that answers."""
-    for name in ENGINES:
-        path = program(name)
-        if path is None:
-            continue
-        try:
-            asked = subprocess.run(
-                [*_environment(), path, "ps", "--quiet"],
-                capture_output=True,
-                env={},
-                timeout=_CALL_S,
-            )
-        except subprocess.TimeoutExpired:
-            continue
-        if asked.returncode == 0:
-            return path
-    return None
+    """Full path of the engine's program, if the engine answers."""
+    path = program("docker")
+    if path is None:
+        return None
+    question = [*_environment(), path, "ps", "--quiet"]
+    try:
+        asked = subprocess.run(question, capture_output=True, env={}, timeout=_CALL_S)
+    except subprocess.TimeoutExpired:
+        return None
+    return path if asked.returncode == 0 else None
 
 
 def command(*words: str) -> list[str]:
@@ -52,7 +49,7 @@ def command(*words: str) -> list[str]:
     """
     path = answering()
     if path is None:
-        raise EngineFailed("neither docker nor podman answers")
+        raise EngineFailed("docker does not answer")
     return [*_environment(), path, *words]
 
 
@@ -91,10 +88,11 @@ def remove(label: str) -> None:
     """Everything that was made under a label. Harmless when nothing is left.
 
     Raises:
-        EngineFailed: the engine refuses.
+        Later: no engine answers.
+        EngineFailed: it refuses.
     """
-    if answering() is None:  # nor has it any containers that run
-        return
+    if answering() is None:
+        raise Later(f"docker does not answer: what is labelled {label} is still there")
     found = call("ps", "--all", "--quiet", "--filter", f"label={LABEL}={label}").split()
     if found:
         call("rm", "--force", "--volumes", *found)
