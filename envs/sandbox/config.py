@@ -109,7 +109,8 @@ class SandboxConfig:
             if isinstance(error.__cause__, ConfigError):
                 raise error.__cause__ from None
             what, _, where = str(error).partition(" - at `$")
-            raise ConfigError(f"sandbox{where.rstrip('`')}: {what[:1].lower()}{what[1:]}") from error
+            said = f"{what[:1].lower()}{what[1:]}"
+            raise ConfigError(f"sandbox{where.rstrip('`')}: {said}") from error
 
 
 _COUNTS = (

@@ -10,8 +10,9 @@ from rlagents.errors import SandboxBroken
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """How a command, or one turn of a session, ended. Everything in it is the agent's word, but
-    for the figures and `limit`, which are measured from outside.
+    """How a command, or one turn of a session, ended.
+
+    The output is the agent's word; the figures and `limit` are measured from outside.
     """
 
     stdout: str

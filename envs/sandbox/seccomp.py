@@ -77,6 +77,10 @@ def program(network: str) -> bytes:
     def refuse(number: int, name: str | int, *conditions: seccomp.Arg) -> None:
         rules.add_rule(seccomp.ERRNO(number), name, *conditions)
 
+    def low(argument: int, value: int) -> seccomp.Arg:
+        """Of an argument that the kernel takes as 32 bits: the upper half may hold anything."""
+        return seccomp.Arg(argument, seccomp.MASKED_EQ, 0xFFFFFFFF, value)
+
     for number, names in _REFUSED.items():
         for name in names.split():
             refuse(number, name)
@@ -85,8 +89,7 @@ def program(network: str) -> bytes:
     masked = seccomp.Arg(0, seccomp.MASKED_EQ, _NEWUSER, _NEWUSER)
     refuse(errno.EPERM, "clone", masked)
     for request in (_TIOCSTI, _TIOCLINUX):
-        low = seccomp.Arg(1, seccomp.MASKED_EQ, 0xFFFFFFFF, request)
-        refuse(errno.EPERM, "ioctl", low)
+        refuse(errno.EPERM, "ioctl", low(1, request))
     families = {_AF_UNIX} | ({_AF_INET, _AF_INET6} if network == "loopback" else set())
     for call in ("socket", "socketpair"):
         for family in range(64):
@@ -98,9 +101,8 @@ def program(network: str) -> bytes:
             typed = seccomp.Arg(1, seccomp.MASKED_EQ, _SOCK_TYPE, kind)
             refuse(errno.ESOCKTNOSUPPORT, call, unix, typed)
     for option in _BUFFERS:  # full socket buffers are charged at their default size
-        level = seccomp.Arg(1, seccomp.EQ, _SOL_SOCKET)
-        refuse(errno.EPERM, "setsockopt", level, seccomp.Arg(2, seccomp.EQ, option))
-    refuse(errno.EPERM, "fcntl", seccomp.Arg(1, seccomp.EQ, _F_SETPIPE_SZ))
+        refuse(errno.EPERM, "setsockopt", low(1, _SOL_SOCKET), low(2, option))
+    refuse(errno.EPERM, "fcntl", low(1, _F_SETPIPE_SZ))
     # Its pages stay when the processes that touched them let go, and no figure counts them.
     for bits in (_SHARED_ANONYMOUS, _HUGE):
         refuse(errno.EPERM, "mmap", seccomp.Arg(3, seccomp.MASKED_EQ, bits, bits))

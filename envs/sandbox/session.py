@@ -58,8 +58,9 @@ class Session:
         return not self._closed
 
     def run(self, text: str, *, wall_s: float | None = None) -> Result:
-        """One turn: commands for the shell, or statements for Python, which shows the value of a
-        last expression as its prompt would.
+        """One turn: commands for the shell, or statements for Python.
+
+        Python shows the value of a last expression, as its prompt would.
 
         Args:
             wall_s: instead of the configured.

@@ -1,1 +1,1 @@
-"""The hostile battery: what `rlagents doctor --attack` runs against a tier on the user's machine."""
+"""The hostile battery that `rlagents doctor --attack` runs on the user's machine."""

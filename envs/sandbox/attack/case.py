@@ -15,7 +15,7 @@ class Verdict:
 
     contained: bool
     evidence: str
-    """What was seen, with numbers: `stopped at 61 forks`, `read the secret through /proc/1/root`."""
+    """What was seen, with numbers: `stopped at 61 forks`, `read the secret in /proc/1/root`."""
 
 
 class Host(Protocol):
