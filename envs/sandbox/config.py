@@ -52,9 +52,9 @@ class SandboxConfig:
     workspace_mb: int = 64
     """Size of all files of the workspace. It is held in memory (`strict` and `user`)."""
     workspace_files: int = 4096
-    """Files, folders and links of the workspace, and as many of `/tmp` and `/dev/shm`."""
+    """Files, folders and links of the workspace, and as many of `/tmp` and of `/dev/shm`."""
     tmp_mb: int = 16
-    """Size of `/tmp` and `/dev/shm` together, which last as long as the workspace."""
+    """Size of `/tmp`, and of `/dev/shm`. They last as long as the workspace."""
     output_kb: int = 64
     """Of each output stream, this much is kept: the head and the tail."""
     output_max_mb: int = 8

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
+import shlex
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,9 +22,26 @@ from rlagents.errors import SandboxBroken
 
 _STAGES = ("/mnt", "/media", "/srv", "/opt", "/tmp")
 SETUP_S = 20.0
+ROOT = "root"
+"""Below the stage, for the folders that programs see."""
 ZERO_BYTES = 1 << 62
 """Of the file that stands for /dev/zero, all of it a hole. Shared mappings of the device are memory
 that no figure counts and no limit bounds; those of a file that is read-only hold nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What stands below the stage beside the workspace. Its paths are relative to the stage."""
+
+    binds: tuple[tuple[str, str], ...]
+    """(source, where it is to stand): of the host where it begins with `/`, else of the stage.
+    Inside an earlier one the mount point is there, or is made where the earlier one is ours."""
+    folders: tuple[str, ...] = ()
+    """Empty ones."""
+    links: tuple[str, ...] = ()
+    """Links of the host to be copied to `root`."""
+    etc: str = "etc"
+    """Where `passwd` and `group` go."""
 
 
 @dataclass(slots=True)
@@ -62,7 +81,7 @@ class Home:
 def build(
     *,
     unshare: str,
-    sources: Sequence[str],
+    plan: Plan,
     size_mb: int,
     files: int,
     tmp_mb: int = 0,
@@ -74,11 +93,11 @@ def build(
 
     Args:
         unshare: full path of the program.
-        sources: files and folders of the host to stand below the stage as `bind/0`, `bind/1`, ...:
-            a user without rights on the way to them can reach them there.
+        plan: what else is to stand there: a user without rights on the way to a file of the host
+            can reach it there.
         size_mb: of all files of the workspace.
         files: how many files, folders and links it may hold.
-        tmp_mb: also make `tmp/tmp` and `tmp/shm`, of this size together and with as many files.
+        tmp_mb: also make `tmp` and `shm`, each of this size and with as many files.
         uid: who owns the workspace; None: an ordinary user is asking, and owns it.
         net: also make a network for it, in which even the loopback is down.
         drop: a command prefix that the whole setup runs under.
@@ -87,13 +106,13 @@ def build(
         SandboxBroken: with what the setup said.
         Starved: the machine can't start another process now.
     """
-    stage = _stage(sources)
+    stage = _stage([source for source, _ in plan.binds])
     flags = ["--mount", "--propagation", "private"]
     if uid is None:
         flags = ["--user", "--map-root-user", *flags]
     if net:
         flags.append("--net")
-    script = _script(stage, sources, size_mb=size_mb, files=files, tmp_mb=tmp_mb, uid=uid)
+    script = _script(stage, plan, size_mb=size_mb, files=files, tmp_mb=tmp_mb, uid=uid)
     started = spawn.start([*drop, unshare, *flags, "/bin/sh", "-c", script], stdin=True)
     assert started.stdin is not None
     wanted = {"mnt": True, "user": uid is None, "net": net}
@@ -130,8 +149,6 @@ def build(
 
 def _first_line(started: spawn.Started) -> bytes:
     """What the setup says: `ready`, or what went wrong."""
-    import select
-
     said, complaint = b"", b""
     poll = select.poll()
     poll.register(started.stdout, select.POLLIN)
@@ -155,48 +172,60 @@ def _first_line(started: spawn.Started) -> bytes:
 
 
 def _script(
-    stage: str,
-    sources: Sequence[str],
-    *,
-    size_mb: int,
-    files: int,
-    tmp_mb: int,
-    uid: int | None,
+    stage: str, plan: Plan, *, size_mb: int, files: int, tmp_mb: int, uid: int | None
 ) -> str:
+    """Few programs, because each costs a millisecond: all mounts are made by one."""
     owner = "" if uid is None else f",uid={uid},gid={uid}"
-    limits = f"size={size_mb}m,nr_inodes={files + 1},mode=700{owner},nosuid,nodev"
-    lines = [
-        "set -e",
-        "export PATH=/usr/sbin:/usr/bin:/sbin:/bin",
-        "umask 022",
-        # Held through the mount below, in case one of them stands under the stage.
-        f"mount -t tmpfs -o size=1m,mode=755,nosuid,nodev rlagents {stage}",
-        f"mkdir {stage}/box {stage}/bind {stage}/etc",
-        f"mount -t tmpfs -o {limits} rlagents {stage}/box",
-        f"echo 'box:x:1000:1000::/box:/bin/sh' > {stage}/etc/passwd",
-        f"echo 'box:x:1000:' > {stage}/etc/group",
-        f": > {stage}/zero",
-    ]
+    own = {"box": f"size={size_mb}m,nr_inodes={files + 1},mode=700{owner}"}
     if tmp_mb:
         # Not bubblewrap's own tmpfs: those have no bound on files, which cost the kernel memory.
-        room = f"size={tmp_mb}m,nr_inodes={files + 3},mode=755,nosuid,nodev"
-        lines += [
-            f"mkdir {stage}/tmp",
-            f"mount -t tmpfs -o {room} rlagents {stage}/tmp",
-            f"mkdir -m 1777 {stage}/tmp/tmp {stage}/tmp/shm",
+        own |= dict.fromkeys(("tmp", "shm"), f"size={tmp_mb}m,nr_inodes={files + 1},mode=1777")
+    folders, empty = [*own, plan.etc, ROOT, *plan.folders], ["zero"]
+    for number, (source, where) in enumerate(plan.binds):
+        if (point := _mount_point(where, plan.binds[:number])) is not None:
+            folder = not source.startswith("/") or os.path.isdir(source)
+            (folders if folder else empty).append(point)
+    folders += [os.path.dirname(point) for point in empty]
+    table = [f"rlagents {stage}/{name} tmpfs {how},nosuid,nodev" for name, how in own.items()]
+    for source, where in plan.binds:
+        host = source if source.startswith("/") else f"{stage}/{source}"
+        table.append(f"{_field(host)} {_field(f'{stage}/{where}')} none rbind")
+    return "\n".join(
+        [
+            "set -e",
+            "export PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+            "umask 022",
+            f"mount -t tmpfs -o size=1m,mode=755,nosuid,nodev rlagents {stage}",
+            f"cd {stage}",
+            f"mkdir -p {' '.join(shlex.quote(f) for f in dict.fromkeys(folders) if f)}",
+            *(f": > {shlex.quote(name)}" for name in empty),
+            f"echo 'box:x:1000:1000::/box:/bin/sh' > {plan.etc}/passwd",
+            f"echo 'box:x:1000:' > {plan.etc}/group",
+            *([f"cp -P {' '.join(plan.links)} {ROOT}"] if plan.links else []),
+            *(f"echo {shlex.quote(line + ' 0 0')} >> mounts" for line in table),
+            f"mount -a -T {stage}/mounts",
+            "echo ready",
+            "read _ || true",
         ]
-    for number, source in enumerate(sources):
-        target, quoted = f"{stage}/bind/{number}", _quoted(source)
-        make = f"mkdir {target}" if os.path.isdir(source) else f": > {target}"
-        lines += [make, f"mount --bind {quoted} {target}"]
-    lines += ["echo ready", "read _ || true"]
-    return "\n".join(lines)
+    )
 
 
-def _quoted(text: str) -> str:
-    import shlex
+def _mount_point(where: str, before: Sequence[tuple[str, str]]) -> str | None:
+    """Which path is to be made so that something can be mounted at `where`, or None: it exists.
 
-    return shlex.quote(text)
+    Args:
+        before: what is mounted earlier.
+    """
+    for source, over in reversed(before):
+        if where.startswith(f"{over}/"):
+            ours = not source.startswith("/")
+            return source + where[len(over) :] if ours else None
+    return None if any(where == over for _, over in before) else where
+
+
+def _field(path: str) -> str:
+    """A path as a field of a table of mounts."""
+    return "".join(c if c not in " \t\n\\#" else f"\\{ord(c):03o}" for c in path)
 
 
 def _stage(sources: Sequence[str]) -> str:

@@ -125,6 +125,12 @@ def cpu_seconds(pid: int) -> float:
     return sum(int(f) for f in fields[11:15]) * TICK
 
 
+def first_to_go(pid: int) -> None:
+    """Have the kernel end it, and what it will start, before anything else when memory is short."""
+    with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
+
+
 def parent(pid: int) -> int | None:
     """None when the process is gone."""
     try:

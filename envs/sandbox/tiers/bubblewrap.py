@@ -2,8 +2,8 @@
 
 The chain that starts a command, each program replacing itself by the next:
 
-    sh (makes it the first to go when memory is short) -> nsenter (the workspace's namespaces)
-    -> prlimit -> setpriv (as root: a user id that nothing else has) -> bwrap -> the command
+    nsenter (the workspace's namespaces) -> prlimit -> setpriv (as root: a user id that nothing else
+    has) -> bwrap -> the command
 
 As root with `strict` a pids cgroup bounds forks and one stroke kills all. `user` does without
 cgroups: RLIMIT_NPROC bounds forks, because the namespace or the user id is this sandbox's alone.
@@ -26,6 +26,7 @@ from rlagents.envs.sandbox import cgroups, interpreter, namespaces, proctree, se
 from rlagents.envs.sandbox.config import SandboxConfig
 from rlagents.envs.sandbox.process import Process, Status
 from rlagents.envs.sandbox.result import Starved
+from rlagents.envs.sandbox.tiers import tree
 from rlagents.envs.sandbox.tiers.base import (
     WORKSPACE,
     Lines,
@@ -43,8 +44,6 @@ _START_S = 20.0
 _NUMBERS = itertools.count()
 _LINGER_S = 0.02
 """How long a look for survivors waits for the last process to end."""
-_JOIN = 'for f in $1; do echo 0 > "$f" || exit 125; done; echo 1000 > /proc/self/oom_score_adj; '
-PRELUDE = _JOIN + 'shift; exec "$@"'
 
 
 class Bubblewrap:
@@ -123,10 +122,9 @@ class BubblewrapBox:
         self._mark = f"rlagents-{secrets.token_hex(8)}"
         try:
             self._slot.note("marked", self._mark)
-            self._binds = offered(config)
             self._home = namespaces.build(
                 unshare=required("unshare"),
-                sources=[source for source, _ in self._binds],
+                plan=tree.plan(config),
                 size_mb=config.workspace_mb,
                 files=config.workspace_files,
                 tmp_mb=config.tmp_mb,
@@ -194,7 +192,6 @@ class BubblewrapBox:
         gate, opens = os.pipe()
         try:
             command = [
-                *("/bin/sh", "-c", PRELUDE, "sh", ""),
                 *self._home.enter(required("nsenter")),
                 required("prlimit"),
                 # Not with a cgroup: the dead of this user id's last owner still count a moment.
@@ -216,10 +213,10 @@ class BubblewrapBox:
             os.close(says)
             os.close(gate)
         try:
-            tree = _Contained(started.popen.pid, status, group)
-            process = Process(started, tree, config, self._tier, beside=tree.queued)
+            contained = _Contained(started.popen.pid, status, group)
+            process = Process(started, contained, config, self._tier, beside=contained.queued)
             try:
-                tree.find_first(process.pidfd)
+                contained.find_first(process.pidfd)
                 os.write(opens, b"1")
             except BaseException:
                 process.close()
@@ -242,24 +239,12 @@ class BubblewrapBox:
             "--unshare-user --unshare-pid --unshare-ipc --unshare-uts --unshare-cgroup-try "
             "--disable-userns --die-with-parent --new-session "
             "--uid 1000 --gid 1000 --hostname sandbox --cap-drop ALL --clearenv "
-            "--ro-bind /usr /usr --ro-bind-try /etc/ld.so.cache /etc/ld.so.cache "
-            "--ro-bind-try /etc/alternatives /etc/alternatives "
-            f"--ro-bind {stage}/etc/passwd /etc/passwd --ro-bind {stage}/etc/group /etc/group "
+            f"--ro-bind {stage}/{namespaces.ROOT} / "
             f"--proc /proc --remount-ro /proc --dev /dev --ro-bind {stage}/zero /dev/zero "
-            f"--bind {stage}/tmp/shm /dev/shm --remount-ro /dev "
-            f"--bind {stage}/tmp/tmp /tmp --bind {stage}/box {WORKSPACE}"
+            f"--bind {stage}/shm /dev/shm --remount-ro /dev "
+            f"--bind {stage}/tmp /tmp --bind {stage}/box {WORKSPACE} --chdir {WORKSPACE}"
         ).split()
-        flags = [required("bwrap"), *flags, *_system_dirs()]
-        if (prefix := interpreter.prefix()) is not None:
-            flags += ["--ro-bind", f"{stage}/bind/0", prefix]
-        for hidden in interpreter.hidden_dirs():
-            flags += ["--tmpfs", hidden]
-        for number, (_, inside) in enumerate(self._binds):
-            if inside != prefix:
-                flags += ["--ro-bind", f"{stage}/bind/{number}", inside]
-        for hidden in interpreter.hidden_dirs():
-            flags += ["--remount-ro", hidden]
-        flags += ["--remount-ro", "/", "--chdir", WORKSPACE]
+        flags.insert(0, required("bwrap"))
         if self._home.net_ns is None:
             flags += ["--unshare-net"]
         flags += ["--seccomp", str(filters), "--json-status-fd", str(says)]
@@ -332,6 +317,7 @@ class _Contained:
             if proctree.parent(first) in (self._outer, os.getpid()):
                 spawn.answer_for(first)
                 self.first, self._pidfd = first, descriptor
+                proctree.first_to_go(first)
                 if self._group is not None:
                     self._group.take_in(first)
             else:
@@ -396,31 +382,6 @@ class _Contained:
             self._pidfd = None
         if self._group is not None:
             self._group.close()
-
-
-def offered(config: SandboxConfig) -> list[tuple[str, str]]:
-    """(on the host, inside) of everything offered read-only beside /usr."""
-    binds = []
-    if (prefix := interpreter.prefix()) is not None:
-        binds.append((prefix, prefix))
-    binds += interpreter.package_paths(tuple(config.packages))
-    for inside, source in config.readonly.items():
-        if not os.path.exists(source):
-            raise SandboxBroken(f"sandbox.readonly: {source} does not exist")
-        binds.append((os.path.realpath(source), inside))
-    return binds
-
-
-@cache
-def _system_dirs() -> list[str]:
-    """How /bin, /lib and the like come in: as the links that most systems have, or bound."""
-    flags: list[str] = []
-    for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"):
-        if os.path.islink(name):
-            flags += ["--symlink", os.readlink(name), name]
-        elif os.path.isdir(name):
-            flags += ["--ro-bind", name, name]
-    return flags
 
 
 @cache

@@ -25,12 +25,14 @@ from rlagents.envs.sandbox import cgroups, interpreter, namespaces, slots, spawn
 from rlagents.envs.sandbox.config import SandboxConfig
 from rlagents.envs.sandbox.process import Process
 from rlagents.envs.sandbox.tiers.base import WORKSPACE, Lines, environment, program, required
-from rlagents.envs.sandbox.tiers.bubblewrap import PRELUDE, offered
 from rlagents.envs.sandbox.tiers.containers import CONTROL, mountpoints, named
 from rlagents.envs.sandbox.tiers.guest import Guest, identity
+from rlagents.envs.sandbox.tiers.tree import offered
 from rlagents.envs.sandbox.watchdog import watchdog
 
 _NEEDED = ("unshare", "nsenter", "setpriv")
+_JOIN = 'for f in $1; do echo 0 > "$f" || exit 125; done; echo 1000 > /proc/self/oom_score_adj; '
+_PRELUDE = _JOIN + 'shift; exec "$@"'
 _UID = 1000
 """Of the guest, known to gVisor's kernel alone: no process of the host has it for this."""
 _OWN_MB = 64
@@ -101,7 +103,9 @@ class GvisorBox:
             self._binds = offered(config)
             self._home = namespaces.build(
                 unshare=required("unshare"),
-                sources=[source for source, _ in self._binds],
+                plan=namespaces.Plan(
+                    binds=tuple((s, f"bind/{n}") for n, (s, _) in enumerate(self._binds))
+                ),
                 size_mb=config.workspace_mb,
                 files=config.workspace_files,
                 uid=_UID,
@@ -203,7 +207,7 @@ class GvisorBox:
             (bundle / "config.json").write_text(json.dumps(spec), encoding="utf-8")
             group = self._group.command()
             command = [
-                *("/bin/sh", "-c", PRELUDE, "sh", " ".join(group.joins)),
+                *("/bin/sh", "-c", _PRELUDE, "sh", " ".join(group.joins)),
                 *self._home.enter(required("nsenter")),
                 *(required("setpriv"), "--pdeathsig", "KILL"),
                 *(required("unshare"), "--pid", "--fork", "--mount-proc", "--kill-child"),
