@@ -13,7 +13,7 @@ from rlagents.envs.sandbox.choice import ready
 from rlagents.envs.sandbox.command import execute
 from rlagents.envs.sandbox.config import SandboxConfig
 from rlagents.envs.sandbox.process import Process, Streams
-from rlagents.envs.sandbox.result import Result, Snapshot
+from rlagents.envs.sandbox.result import Result, Snapshot, Starved
 from rlagents.envs.sandbox.session import Kind, Session
 from rlagents.envs.sandbox.shield import shielded
 from rlagents.envs.sandbox.tiers.base import Box, Tier
@@ -175,13 +175,13 @@ class Sandbox:
             raise files.UnsafeFile(f"packing the workspace: {error}") from None
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Put the workspace back to a snapshot: files made since are gone.
+        """Put the workspace back to a snapshot: files made since are gone, of `/tmp` all.
 
         Raises:
             UnsafeFile: something that still runs there is in the way.
             SandboxBroken: the sandbox failed.
         """
-        clear = f"find {self.where} -mindepth 1 -delete"
+        clear = f"find {' '.join([self.where, *self._box.scratch])} -mindepth 1 -delete"
         unpack = f"tar --extract --file=- --directory {self.where} --preserve-permissions"
         script = f"chmod -R u+rwX {self.where} 2>/dev/null; {clear} && {unpack}"
         self._require_open()
@@ -218,7 +218,19 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
     ) -> Result:
         box, running = self._box, self._running
-        return execute(box, argv, streams, wall_s=wall_s, stdin=stdin, env=env, running=running)
+        try:
+            return execute(box, argv, streams, wall_s=wall_s, stdin=stdin, env=env, running=running)
+        except Starved:
+            if not self._crowded():
+                raise
+            return _refused("no process is left to run it with", self.tier, limit="processes")
+
+    def _crowded(self) -> bool:
+        """Whether something else of the agent is alive here, which may hold all processes.
+
+        Then that nothing can be started is its own doing, and not a broken sandbox.
+        """
+        return bool(self._running) or any(s.alive for s in self._sessions)
 
     def _session(self, kind: Kind) -> Session:
         self._require_open()
@@ -230,7 +242,7 @@ class Sandbox:
         return session
 
     def _new_session(self, kind: Kind) -> Session:
-        session = Session(self._box, self.config, kind)
+        session = Session(self._box, self.config, kind, crowded=self._crowded)
         self._sessions.append(session)
         return session
 
@@ -265,12 +277,13 @@ def _unsayable(argv: Sequence[str]) -> str | None:
     return None
 
 
-def _refused(problem: str, tier: str) -> Result:
-    """As a shell says of what it can't execute."""
+def _refused(problem: str, tier: str, *, limit: str | None = None) -> Result:
+    """Of a command that has not run: as a shell says of what it can't execute, or by a limit."""
     return Result(
         stdout="",
         stderr=f"{problem}\n",
-        exit_status=126,
+        exit_status=126 if limit is None else None,
+        limit=limit,
         wall_s=0.0,
         cpu_s=0.0,
         peak_memory=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -126,9 +127,12 @@ def cpu_seconds(pid: int) -> float:
 
 
 def first_to_go(pid: int) -> None:
-    """Have the kernel end it, and what it will start, before anything else when memory is short."""
-    with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
-        file.write("1000")
+    """Have the kernel end it, and what it will start, before anything else when memory is short.
+
+    Harmless when it is gone.
+    """
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def parent(pid: int) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from typing import Literal
 
 from rlagents.envs.sandbox import drivers
@@ -18,9 +19,10 @@ from rlagents.envs.sandbox.process import (
     finish,
     result,
 )
-from rlagents.envs.sandbox.result import Result
+from rlagents.envs.sandbox.result import Result, Starved
 from rlagents.envs.sandbox.tiers.base import Box
 from rlagents.envs.sandbox.watchdog import watchdog
+from rlagents.errors import SandboxBroken, boundary
 
 Kind = Literal["shell", "python"]
 INTERRUPT_S = 1.0
@@ -34,13 +36,24 @@ class Session:
     interrupted, or hits another limit, ends it (`Result.ended`). An ended session answers no more.
     """
 
-    def __init__(self, box: Box, config: SandboxConfig, kind: Kind) -> None:
+    def __init__(
+        self,
+        box: Box,
+        config: SandboxConfig,
+        kind: Kind,
+        *,
+        crowded: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Start it.
+
+        Args:
+            crowded: whether something else of the agent may hold all processes.
 
         Raises:
             SandboxBroken: it can't be started.
         """
         self._config = config
+        self._crowded = crowded
         self._kind: Kind = kind
         self._closed = False
         lines = self._lines = box.lines()
@@ -75,13 +88,16 @@ class Session:
         """
         if self._closed:
             raise ValueError("the session has ended: start another")
+        with boundary(SandboxBroken, f"a turn of a {self._kind} session"):
+            return self._turn(text, self._config.wall_s if wall_s is None else wall_s)
+
+    def _turn(self, text: str, wall_s: float) -> Result:
         process, streams = self._process, Streams.of(self._config)
         self._read_replies()  # whatever was written there unasked answers nothing
         process.begin_turn()
         request = memoryview(_encode(self._kind, text))
-        limit = self._config.wall_s if wall_s is None else wall_s
         feed = Feed(self._lines.requests, request, close=False)
-        how = communicate(process, streams, wall_s=limit, feed=feed, until=self._lines.replies)
+        how = communicate(process, streams, wall_s=wall_s, feed=feed, until=self._lines.replies)
         hit = None
         if how == "time":
             hit = "wall_s"
@@ -117,6 +133,12 @@ class Session:
             process.end()
         try:
             return finish(process, streams)
+        except Starved:
+            self.close()
+            if not self._crowded():
+                raise
+            said = "no process is left to run it with\n"
+            return result(process, streams, exit_status=None, stderr=said, limit="processes")
         finally:
             self.close()
 

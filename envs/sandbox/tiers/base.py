@@ -76,6 +76,8 @@ class Box(Protocol):
     """Descriptor of the workspace's folder on the host."""
     where: str
     """The workspace's path as programs in it see it."""
+    scratch: Sequence[str]
+    """Folders of its own that last as long as it and are not part of a snapshot."""
 
     def lines(self) -> Lines:
         """What a session started here takes its turns over."""

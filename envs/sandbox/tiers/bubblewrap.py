@@ -107,6 +107,7 @@ class BubblewrapBox:
     """A workspace in namespaces."""
 
     where = WORKSPACE
+    scratch: Sequence[str] = ("/tmp", "/dev/shm")
 
     def __init__(self, tier: Bubblewrap, config: SandboxConfig) -> None:
         self._tier = tier.name
@@ -217,7 +218,8 @@ class BubblewrapBox:
             process = Process(started, contained, config, self._tier, beside=contained.queued)
             try:
                 contained.find_first(process.pidfd)
-                os.write(opens, b"1")
+                with contextlib.suppress(BrokenPipeError):  # it failed: its outcome says why
+                    os.write(opens, b"1")
             except BaseException:
                 process.close()
                 raise

@@ -85,6 +85,7 @@ class DockerBox:
     """A workspace in a volume, and the container that keeps it."""
 
     where = WORKSPACE
+    scratch: Sequence[str] = ()
 
     def __init__(self, tier: Docker, config: SandboxConfig) -> None:
         self._tier = tier.name

@@ -92,6 +92,7 @@ class GvisorBox:
     """A workspace, and the folder from which gVisor starts its commands."""
 
     where = WORKSPACE
+    scratch: Sequence[str] = ()
 
     def __init__(self, tier: Gvisor, config: SandboxConfig) -> None:
         self._tier = tier.name

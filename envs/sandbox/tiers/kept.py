@@ -64,6 +64,8 @@ class Confinement:
 class KeptBox:
     """A workspace whose commands have a keeper."""
 
+    scratch: Sequence[str] = ()  # each command has a folder of its own
+
     def __init__(
         self,
         tier: str,
