@@ -10,6 +10,7 @@ import numpy as np
 from rlagents.envs.lab.base import MAX_HORIZON, Act, LabEnv, flag, real, whole
 from rlagents.envs.sandbox import Result, Sandbox, SandboxConfig, Session
 from rlagents.envs.sandbox.choice import ready
+from rlagents.errors import SandboxBroken
 
 COLOURS = ("amber", "blue", "coral", "green", "ivory", "lilac", "olive", "white")
 PLACES = ("attic", "cellar", "garden", "harbour", "library", "market", "tower", "yard")
@@ -96,8 +97,6 @@ class Repl(LabEnv):
         self._questions = [self._question(int(draw(3))) for _ in range(self.horizon)]
         self._asked = self._right = 0
         self._counts = dict.fromkeys(("answers", "failures", "restarts"), 0)
-        self._box = Sandbox(self.sandbox)
-        self._box.write("input.txt", "\n".join(self._lines()))
         self._start()
         head = ""
         if self.rules:
@@ -130,9 +129,14 @@ class Repl(LabEnv):
         )
 
     def _start(self) -> None:
-        assert self._box is not None
+        """A session in a sandbox of its own: nothing that the last one did is left in it."""
+        self.close()
+        self._box = Sandbox(self.sandbox)
+        self._box.write("input.txt", "\n".join(self._lines()))
         self._session = self._box.repl()
-        self._session.run("text = open('input.txt').read()")
+        started = self._session.run("text = open('input.txt').read()")
+        if not started.ok:
+            raise SandboxBroken(f"starting a session: {started.describe()}: {started.output}")
 
     def _line(self) -> str:
         return f"Question {self._asked + 1}: {self._questions[self._asked][0]}"

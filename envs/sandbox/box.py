@@ -13,7 +13,7 @@ from rlagents.envs.sandbox.choice import ready
 from rlagents.envs.sandbox.command import execute
 from rlagents.envs.sandbox.config import SandboxConfig
 from rlagents.envs.sandbox.process import Process, Streams
-from rlagents.envs.sandbox.result import Result, Snapshot, Starved
+from rlagents.envs.sandbox.result import Result, Snapshot, Starved, refused
 from rlagents.envs.sandbox.session import Kind, Session
 from rlagents.envs.sandbox.shield import shielded
 from rlagents.envs.sandbox.tiers.base import Box, Tier
@@ -24,6 +24,8 @@ READ_LIMIT = 16 * 2**20
 _ARCHIVE_S = 120.0
 _ARGUMENT, _ARGUMENTS = 120_000, 1_000_000
 """Bytes of one argument and of all: a little less than Linux takes."""
+_WORDS, _PATH = 4_000, 4_096
+"""How many arguments bubblewrap takes beside its own, and bytes of a path."""
 
 
 class Sandbox:
@@ -53,7 +55,8 @@ class Sandbox:
         # name of a cgroup that somebody else may have by then.
         self._sessions: list[Session] = []
         self._running: set[Process] = set()
-        shielded(lambda: self._open(tier), free=lambda _: self.close())
+        with boundary(SandboxBroken, "making a sandbox"):
+            shielded(lambda: self._open(tier), free=lambda _: self.close())
 
     def _open(self, tier: Tier) -> None:
         self._box = tier.open(self.config)
@@ -90,7 +93,7 @@ class Sandbox:
         limit = self.config.wall_s if wall_s is None else wall_s
         argv, streams = _argv(command), Streams.of(self.config)
         if (problem := _unsayable(argv)) is not None:
-            return _refused(problem, self.tier)
+            return refused(problem, self.tier)
         return self._execute(argv, streams, wall_s=limit, stdin=stdin, env=env)
 
     def python(self, source: str, *, wall_s: float | None = None) -> Result:
@@ -117,7 +120,7 @@ class Sandbox:
             UnsafeFile: the path leaves the workspace or meets a link.
             OSError: the workspace is full, or a folder is in the way.
         """
-        raw = data.encode(errors="surrogateescape") if isinstance(data, str) else data
+        raw = _bytes(data) if isinstance(data, str) else data
         root = self._open_root()
         owner = os.fstat(root).st_uid if os.geteuid() == 0 else None
         files.write(root, path, raw, owner=owner, mode=mode)
@@ -223,7 +226,7 @@ class Sandbox:
         except Starved:
             if not self._crowded():
                 raise
-            return _refused("no process is left to run it with", self.tier, limit="processes")
+            return refused("no process is left to run it with", self.tier, limit="processes")
 
     def _crowded(self) -> bool:
         """Whether something else of the agent is alive here, which may hold all processes.
@@ -250,7 +253,7 @@ class Sandbox:
 def _archive_failure(doing: str, done: Result) -> Exception:
     """Of `tar`: what files do to it is the agent's, that it is missing is not."""
     said = f"{doing} the workspace: {done.describe()}: {done.stderr[-500:]}"
-    return SandboxBroken(said) if done.exit_status in (126, 127) else files.UnsafeFile(said)
+    return SandboxBroken(said) if done.exit_status == 127 else files.UnsafeFile(said)
 
 
 def _argv(command: Sequence[str] | str) -> list[str]:
@@ -268,27 +271,17 @@ def _bytes(text: str) -> bytes:
 
 def _unsayable(argv: Sequence[str]) -> str | None:
     """Why the kernel would refuse these words. They are the agent's, so it is no broken sandbox."""
+    if not argv:
+        return "no command"
     if any("\0" in word for word in argv):
         return "a zero byte in an argument"
     if any(len(os.fsencode(word)) > _ARGUMENT for word in argv):
         return f"an argument longer than {_ARGUMENT:,} bytes: write it to a file"
+    if len(argv) > _WORDS or len(os.fsencode(argv[0])) >= _PATH:
+        return f"more than {_WORDS:,} arguments, or a longer name than a program can have"
     if sum(len(os.fsencode(word)) for word in argv) > _ARGUMENTS:
         return f"arguments longer than {_ARGUMENTS:,} bytes together: write them to a file"
     return None
-
-
-def _refused(problem: str, tier: str, *, limit: str | None = None) -> Result:
-    """Of a command that has not run: as a shell says of what it can't execute, or by a limit."""
-    return Result(
-        stdout="",
-        stderr=f"{problem}\n",
-        exit_status=126 if limit is None else None,
-        limit=limit,
-        wall_s=0.0,
-        cpu_s=0.0,
-        peak_memory=0,
-        tier=tier,
-    )
 
 
 def _close(owner: int, sessions: list[Session], running: set[Process], box: Box) -> None:

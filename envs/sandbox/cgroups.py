@@ -7,6 +7,7 @@ beside a version 2 tree without any (hybrid), where the bound is in one and the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from rlagents.errors import SandboxBroken
 
-GRACE_S = 2.0
+GRACE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +132,12 @@ class CommandGroup:
                 Path(join).write_text(str(pid), encoding="ascii")
 
     def pids(self) -> list[int]:
+        # Only where it is gone: "too many open files" must not read as "nobody is there".
         try:
             return [int(p) for p in (self.path / "cgroup.procs").read_text().split()]
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
             return []
 
     def cpu_s(self) -> float:

@@ -30,6 +30,14 @@ TABLE: dict[str, Tier] = {
 _asking = threading.Lock()
 
 
+def _after_fork() -> None:
+    global _asking
+    _asking = threading.Lock()  # whoever held it is not in this process
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def ready(config: SandboxConfig) -> Tier:
     """The tier, found to hold by a self-probe (once a process), after a look for left-overs.
 

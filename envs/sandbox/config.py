@@ -62,7 +62,8 @@ class SandboxConfig:
 
     def __post_init__(self) -> None:
         for name in ("wall_s", "cpu_s"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+            value = getattr(self, name)
+            _require(0 < value <= _MAX_S, name, value, f"above 0, at most {_MAX_S:,} s")
         for name in _COUNTS:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         _require(self.memory_mb >= 32, "memory_mb", self.memory_mb, "32 or more")
@@ -113,6 +114,7 @@ class SandboxConfig:
             raise ConfigError(f"sandbox{where.rstrip('`')}: {said}") from error
 
 
+_MAX_S = 1_000_000
 _COUNTS = (
     "file_mb",
     "workspace_mb",

@@ -26,6 +26,15 @@ _RESOLVE = _NO_XDEV | _NO_MAGICLINKS | _NO_SYMLINKS | _BENEATH
 _MISSING = (errno.ENOSYS, errno.EPERM)
 """What `openat2` says where it is missing or filtered; EPERM may also be a true answer."""
 _MADE_SO = (errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV, errno.ENOTDIR, errno.ENAMETOOLONG)
+_MADE_SO_WRITING = (
+    *_MADE_SO,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENOTEMPTY,
+    errno.ENOENT,
+)
 """What the owner of a file can make `open` say: forbidden, a socket, a device, a path too long."""
 MAX_DEPTH = 64
 """Folders below folders that a listing goes into."""
@@ -179,9 +188,19 @@ def write(root: int, path: str, data: bytes, *, owner: int | None, mode: int = 0
         owner: user and group id that it belongs to; None: to us.
 
     Raises:
-        UnsafeFile: the path leaves the workspace or meets a link on the way.
-        OSError: it can't be written, a full workspace included.
+        UnsafeFile: the path leaves the workspace or meets a link on the way, something stands
+            there that is no file, or the workspace is full.
+        OSError: it can't be written, for reasons of the machine.
     """
+    try:
+        _write(root, path, data, owner, mode)
+    except OSError as error:
+        if error.errno in _MADE_SO_WRITING:
+            raise UnsafeFile(f"{_shown(path)}: can't be written: {error.strerror}") from None
+        raise
+
+
+def _write(root: int, path: str, data: bytes, owner: int | None, mode: int) -> None:
     *above, name = _parts(path)
     folder = _make_dirs(root, above, owner)
     try:

@@ -20,7 +20,7 @@ from rlagents.envs.sandbox import reading
 from rlagents.envs.sandbox.box import Sandbox
 from rlagents.envs.sandbox.config import SandboxConfig
 from rlagents.envs.sandbox.files import UnsafeFile
-from rlagents.envs.sandbox.result import Result
+from rlagents.envs.sandbox.result import Result, refused
 
 ANSWERS = "answers.jsonl"
 """The file in the workspace that the harness writes, a line for each input."""
@@ -84,7 +84,7 @@ def call_function(
             a process: quick, but one that ends it leaves the rest without an answer, and a later
             call can remember earlier inputs.
         wall_s: seconds for all calls of one process, instead of the configured.
-        answer_bytes: an answer may have on average; more in total is refused as a whole.
+        answer_bytes: of an answer, at most.
 
     Returns:
         An answer for each input, in their order.
@@ -105,10 +105,15 @@ def call_function(
         job = {"source": text, "function": function, "inputs": [list(args) for args in batch]}
         stdin = json.dumps(job, allow_nan=False).encode()
         with Sandbox(config) as box:
-            for path, data in (files or {}).items():
-                box.write(path, data)
+            try:
+                for path, data in (files or {}).items():
+                    box.write(path, data)
+            except UnsafeFile as error:
+                run = refused(str(error), box.tier)
+                answers += [Answer(outcome="died", problem=str(error), run=run)] * len(batch)
+                continue
             run = box.run(["python3", "-I", "-u", "-c", _HARNESS], stdin=stdin, wall_s=wall_s)
-            answers += _collect(box, run, len(batch), answer_bytes * len(batch))
+            answers += _collect(box, run, len(batch), answer_bytes)
     return answers
 
 
@@ -144,23 +149,23 @@ def same(got: Any, expected: Any, *, tolerance: float = 0.0) -> bool:
         return False
 
 
-def _collect(box: Sandbox, run: Result, count: int, limit: int) -> list[Answer]:
-    """An answer for each of `count` inputs, as the file has them."""
+def _collect(box: Sandbox, run: Result, count: int, each: int) -> list[Answer]:
+    """An answer for each of `count` inputs, as the file has them, of at most `each` bytes."""
     try:
-        lines = box.read(ANSWERS, limit=limit).split(b"\n", count)[:-1]
+        lines = box.read(ANSWERS, limit=each * count).split(b"\n", count)[:-1]
     except UnsafeFile as error:
         return [Answer(outcome="not_json", problem=str(error), run=run)] * count
     except OSError:
         lines = []
-    answers = [_parse(line, run) for line in lines[:count]]
+    answers = [_parse(line, run, each) for line in lines[:count]]
     ended = f"{run.describe()} without an answer"
     rest = Answer(outcome="limit" if run.limit else "died", problem=ended, run=run)
     return answers + [rest] * (count - len(answers))
 
 
-def _parse(line: bytes, run: Result) -> Answer:
+def _parse(line: bytes, run: Result, limit: int) -> Answer:
     try:
-        said = reading.json_value(line, limit=len(line))
+        said = reading.json_value(line, limit=limit)
     except UnsafeFile as error:
         return Answer(outcome="not_json", problem=str(error), run=run)
     match said:

@@ -134,10 +134,11 @@ def build(
             os.close(descriptor)
         raise
     finally:
-        for descriptor in (started.stdin, started.stdout, started.stderr):
+        for descriptor in (started.stdin, started.stdout, started.stderr, started.pidfd):
             os.close(descriptor)
         with contextlib.suppress(subprocess.TimeoutExpired):
             started.popen.wait(timeout=SETUP_S)
+            spawn.waited_for(started.popen.pid)
     return Home(
         stage=stage,
         root=opened["root"],

@@ -24,8 +24,9 @@ from rlagents.envs.sandbox.result import Clip, Result, ending
 from rlagents.envs.sandbox.spawn import Started
 from rlagents.errors import SandboxBroken
 
-GRACE_S = 2.0
-"""A killed tree is gone after this long, or the sandbox is broken."""
+GRACE_S = 30.0
+"""A killed tree is gone after this long, or the sandbox is broken. Mostly it takes milliseconds;
+but an agent can make processes that the kernel needs seconds to take apart."""
 _MIB = 2**20
 _CHUNK = 65536
 
@@ -105,11 +106,16 @@ class Process:
         self.cpu_seen = 0.0
         """CPU time used so far, at the last look."""
         self._broken: SandboxBroken | None = None
+        self._exact, self._exact_until = 0, 0.0
         self._lock = threading.Lock()
         self._closing = threading.Lock()
         self._status: int | None = None
+        """Of the started program."""
+        self._ended: int | None = None
+        """The same, once everything it started is gone too."""
+        self._waiting = threading.Lock()
         self._closed = False
-        self._pidfd = os.pidfd_open(started.popen.pid)
+        self._pidfd = started.pidfd
 
     @property
     def broken(self) -> SandboxBroken | None:
@@ -134,12 +140,25 @@ class Process:
             memory = beside + (seen.memory if self._memory is None else self._memory())
             # Shared pages were counted often: ask again, exactly.
             if memory > bound and self._memory is None:
-                memory = proctree.proportional(seen) + beside
+                memory = self._exactly(seen) + beside
             self.peak = max(self.peak, memory)
             if memory > bound:
                 self._end("memory_mb")
             elif self.cpu_seen - self.cpu_before > self.config.cpu_s:
                 self._end("cpu_s")
+
+    def _exactly(self, seen: proctree.Usage) -> int:
+        """Bytes without counting shared pages twice.
+
+        The kernel may take most of a second to say so, while nobody else is watched: then what it
+        said last serves for a while.
+        """
+        began = time.monotonic()
+        if began >= self._exact_until:
+            self._exact = proctree.proportional(seen)
+            ended = time.monotonic()
+            self._exact_until = ended + 3 * (ended - began)
+        return self._exact
 
     def end(self, limit: str | None = None) -> None:
         """Kill everything it started; `limit` is why, unless there was a reason before."""
@@ -175,6 +194,12 @@ class Process:
         Raises:
             SandboxBroken: something survives being killed.
         """
+        with self._waiting:
+            if self._ended is None:
+                self._ended = self._wait()
+            return self._ended
+
+    def _wait(self) -> int:
         if self._status is None:
             total = self.tree.cpu_s()
             _, status, used = os.wait4(self.started.popen.pid, 0)
@@ -185,16 +210,16 @@ class Process:
                 self._status = 128 - code if code < 0 else code
             reaped = used.ru_utime + used.ru_stime
             self.cpu_seen = max(self.cpu_seen, reaped if total is None else total)
-            self.tree.kill()
-            deadline = time.monotonic() + GRACE_S
-            pause = 0.0002
-            while not self.tree.gone():
-                if time.monotonic() > deadline:
-                    raise SandboxBroken(f"processes {self.tree.pids()} survive being killed")
-                time.sleep(pause)
-                pause = min(2 * pause, 0.02)
-            total = self.tree.cpu_s()
-            self.cpu_seen = max(self.cpu_seen, total or 0.0)
+        self.tree.kill()
+        deadline = time.monotonic() + GRACE_S
+        pause = 0.0002
+        while not self.tree.gone():
+            if time.monotonic() > deadline:
+                raise SandboxBroken(f"processes {self.tree.pids()} survive being killed")
+            time.sleep(pause)
+            pause = min(2 * pause, 0.02)
+        total = self.tree.cpu_s()
+        self.cpu_seen = max(self.cpu_seen, total or 0.0)
         return self._status
 
     def close_stdin(self) -> None:
@@ -211,16 +236,18 @@ class Process:
                 self._close()
 
     def _close(self) -> None:
-        self.end()
-        try:
+        with contextlib.ExitStack() as rest:
+            for descriptor in (self._pidfd, self.started.stderr, self.started.stdout):
+                rest.callback(os.close, descriptor)
+            rest.callback(self.close_stdin)
+            rest.callback(self.tree.close)
+            rest.callback(self._stop_watching)
+            self.end()
             self.wait()
-        finally:
-            with self._lock:
-                self._closed = True
-            self.tree.close()
-            self.close_stdin()
-            for descriptor in (self.started.stdout, self.started.stderr, self._pidfd):
-                os.close(descriptor)
+
+    def _stop_watching(self) -> None:
+        with self._lock:
+            self._closed = True
 
 
 @dataclass(slots=True)

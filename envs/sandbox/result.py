@@ -54,6 +54,20 @@ class Result:
         return "no exit status" if self.exit_status is None else f"exit status {self.exit_status}"
 
 
+def refused(problem: str, tier: str, *, limit: str | None = None) -> Result:
+    """Of a command that has not run: as a shell says of what it can't execute, or by a limit."""
+    return Result(
+        stdout="",
+        stderr=f"{problem}\n",
+        exit_status=126 if limit is None else None,
+        limit=limit,
+        wall_s=0.0,
+        cpu_s=0.0,
+        peak_memory=0,
+        tier=tier,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The files of a workspace: a tar archive made and unpacked inside a sandbox, never outside."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -56,6 +57,8 @@ class Session:
         self._crowded = crowded
         self._kind: Kind = kind
         self._closed = False
+        self._using = threading.Lock()
+        """Held during a turn."""
         lines = self._lines = box.lines()
         try:
             argv = [*lines.opener, *_argv(kind, *lines.inside)]
@@ -86,10 +89,11 @@ class Session:
             ValueError: the session has ended.
             SandboxBroken: the sandbox failed.
         """
-        if self._closed:
-            raise ValueError("the session has ended: start another")
-        with boundary(SandboxBroken, f"a turn of a {self._kind} session"):
-            return self._turn(text, self._config.wall_s if wall_s is None else wall_s)
+        with self._using:
+            if self._closed:
+                raise ValueError("the session has ended: start another")
+            with boundary(SandboxBroken, f"a turn of a {self._kind} session"):
+                return self._turn(text, self._config.wall_s if wall_s is None else wall_s)
 
     def _turn(self, text: str, wall_s: float) -> Result:
         process, streams = self._process, Streams.of(self._config)
@@ -134,13 +138,13 @@ class Session:
         try:
             return finish(process, streams)
         except Starved:
-            self.close()
+            self._free()
             if not self._crowded():
                 raise
             said = "no process is left to run it with\n"
             return result(process, streams, exit_status=None, stderr=said, limit="processes")
         finally:
-            self.close()
+            self._free()
 
     def _read_replies(self) -> int | None:
         """The status in the last line, or None when there is none."""
@@ -152,7 +156,12 @@ class Session:
         return int(last) & 0xFF if last.isdigit() else None
 
     def close(self) -> None:
-        """End it and everything it started. Twice is fine."""
+        """End it and everything it started, a turn in another thread too. Twice is fine."""
+        self._process.end()
+        with self._using:  # whose descriptors must not be given to somebody else meanwhile
+            self._free()
+
+    def _free(self) -> None:
         if self._closed:
             return
         self._closed = True

@@ -144,7 +144,8 @@ def _try(where: Path, number: int, cleaners: Mapping[str, Cleaner]) -> Slot | No
         for kind, name in left:
             cleaners[kind](name)
         slot._write()
-    except Later:
+    except (Later, SandboxBroken, ValueError, OSError):
+        # What can't be cleaned up now, or read at all, must not stop everybody else.
         os.close(descriptor)
         return None
     except BaseException:

@@ -34,6 +34,8 @@ class Started:
     """A running program and our ends of its streams, which do not block."""
 
     popen: subprocess.Popen[bytes]
+    pidfd: int
+    """Readable when it has ended."""
     stdin: int | None
     stdout: int
     stderr: int
@@ -173,6 +175,7 @@ def _start(argv: Sequence[str], pass_fds: Sequence[int], stdin: bool) -> Started
             start_new_session=True,
         )
         answer_for(popen.pid)
+        pidfd = _pidfd(popen)
     except BaseException:
         for descriptor in ours:
             os.close(descriptor)
@@ -180,4 +183,14 @@ def _start(argv: Sequence[str], pass_fds: Sequence[int], stdin: bool) -> Started
     finally:
         for descriptor in theirs:
             os.close(descriptor)
-    return Started(popen=popen, stdin=into, stdout=out, stderr=err)
+    return Started(popen=popen, pidfd=pidfd, stdin=into, stdout=out, stderr=err)
+
+
+def _pidfd(popen: subprocess.Popen[bytes]) -> int:
+    try:
+        return os.pidfd_open(popen.pid)
+    except OSError:  # what can't be watched must not run
+        popen.kill()
+        popen.wait()
+        waited_for(popen.pid)
+        raise

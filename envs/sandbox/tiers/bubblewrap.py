@@ -19,6 +19,7 @@ import select
 import signal
 import subprocess
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import cache
 
@@ -42,6 +43,9 @@ from rlagents.errors import SandboxBroken
 _NEEDED = ("unshare", "nsenter", "prlimit", "setpriv")
 _START_S = 20.0
 _NUMBERS = itertools.count()
+_USER_GAPS = (
+    "CPU time of short processes that nobody waits for is seen only at the end of a command",
+)
 _LINGER_S = 0.02
 """How long a look for survivors waits for the last process to end."""
 
@@ -53,11 +57,11 @@ class Bubblewrap:
         "cgroup": cgroups.remove,
         "marked": proctree.kill_marked,
     }
-    gaps: Sequence[str] = ()
 
     def __init__(self, name: str) -> None:
         """`strict`, or `user`: the same without cgroups."""
         self.name = name
+        self.gaps: Sequence[str] = () if name == "strict" else _USER_GAPS
 
     def problem(self) -> str | None:
         """Why this machine can't, and what to install."""
@@ -113,6 +117,7 @@ class BubblewrapBox:
         self._tier = tier.name
         self._config = config
         self._closed = False
+        self._live: weakref.WeakSet[Process] = weakref.WeakSet()
         self._starting = threading.Lock()
         """Held while a command gets in by the numbers of our descriptors, which must stay ours."""
         self._group: cgroups.Group | None = None
@@ -174,7 +179,9 @@ class BubblewrapBox:
             mode = os.fstat(self.root).st_mode
             if mode & 0o700 != 0o700:  # a command took away what the next one needs to get in
                 os.fchmod(self.root, mode & 0o777 | 0o700)
-            return self._start(argv, env, stdin=stdin, control=control, session=session)
+            process = self._start(argv, env, stdin=stdin, control=control, session=session)
+            self._live.add(process)
+            return process
 
     def _start(
         self,
@@ -263,6 +270,8 @@ class BubblewrapBox:
             if self._closed:
                 return
             self._closed = True
+        for process in list(self._live):  # started in the last moment, by another thread
+            process.end()
         try:
             if self._group is not None:
                 self._group.remove()
@@ -369,11 +378,14 @@ class _Contained:
         said = self._status.read()
         if "exit-code" in said:
             return said["exit-code"], complaint
+        # Nothing of the command has run, so these are bubblewrap's own words.
+        _, failed, what = complaint.partition("bwrap: execvp ")
+        if failed:
+            return 127, f"{what.strip()}\n"
+        if f"Can't chdir to {WORKSPACE}" in complaint:  # another command of the agent shut it
+            return 126, "the workspace can't be entered\n"
         last = (complaint.strip().splitlines() or [f"it ended with status {status}"])[-1]
-        _, failed, what = last.partition("bwrap: execvp ")
-        if failed:  # nothing of the command has run, so these are bubblewrap's own words
-            return 127, f"{what}\n"
-        kind = Starved if "temporarily unavailable" in last else SandboxBroken
+        kind = Starved if "temporarily unavailable" in complaint else SandboxBroken
         raise kind(f"the sandbox did not start: {last}")
 
     def close(self) -> None:
