@@ -37,11 +37,12 @@ class Repl(LabEnv):
     the session begins anew. A sandbox that fails ends the episode as such.
 
     Score: right answers divided by `horizon`, paid when given. Known scores: oracle 1. The random
-    policy answers a number from 0 to 9. The expert computes each answer in one action and repeats
-    the output as its answer, with a wrong last digit with probability `expert_error`.
+    policy answers a number from 0 to 9, which is right only by accident. The expert computes each
+    answer in one action and repeats the output, its last digit wrong with probability
+    `expert_error`.
     """
 
-    known_scores: ClassVar[Mapping[str, float]] = {"oracle": 1.0, "expert": 0.9}
+    known_scores: ClassVar[Mapping[str, float]] = {"random": 0.0, "oracle": 1.0, "expert": 0.9}
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -224,16 +225,9 @@ class Sandbox:
         try:
             return execute(box, argv, streams, wall_s=wall_s, stdin=stdin, env=env, running=running)
         except Starved:
-            if not self._crowded():
+            if not _crowded(self._sessions, self._running):
                 raise
             return refused("no process is left to run it with", self.tier, limit="processes")
-
-    def _crowded(self) -> bool:
-        """Whether something else of the agent is alive here, which may hold all processes.
-
-        Then that nothing can be started is its own doing, and not a broken sandbox.
-        """
-        return bool(self._running) or any(s.alive for s in self._sessions)
 
     def _session(self, kind: Kind) -> Session:
         self._require_open()
@@ -245,7 +239,9 @@ class Sandbox:
         return session
 
     def _new_session(self, kind: Kind) -> Session:
-        session = Session(self._box, self.config, kind, crowded=self._crowded)
+        # Not a method: a session must not keep alive the sandbox that nobody else has any more.
+        crowded = functools.partial(_crowded, self._sessions, self._running)
+        session = Session(self._box, self.config, kind, crowded=crowded)
         self._sessions.append(session)
         return session
 
@@ -282,6 +278,14 @@ def _unsayable(argv: Sequence[str]) -> str | None:
     if sum(len(os.fsencode(word)) for word in argv) > _ARGUMENTS:
         return f"arguments longer than {_ARGUMENTS:,} bytes together: write them to a file"
     return None
+
+
+def _crowded(sessions: list[Session], running: set[Process]) -> bool:
+    """Whether something else of the agent is alive, which may hold all processes.
+
+    Then that nothing can be started is its own doing, and not a broken sandbox.
+    """
+    return bool(running) or any(s.alive for s in sessions)
 
 
 def _close(owner: int, sessions: list[Session], running: set[Process], box: Box) -> None:

@@ -96,7 +96,7 @@ def test_scripted_policies_score_as_documented() -> None:
     [
         ({"memroy_mb": 3}, "sandbox.memroy_mb: unknown key; did you mean 'sandbox.memory_mb'"),
         ({"tier": "stict"}, "sandbox.tier: expected one of auto, .*did you mean 'strict'"),
-        ({"wall_s": -1}, "sandbox.wall_s: expected above 0, got -1"),
+        ({"wall_s": -1}, "sandbox.wall_s: expected above 0, at most 1,000,000 s, got -1"),
         ({"processes": "many"}, "sandbox.processes: expected `int`, got `str`"),
         (3, "sandbox: expected a section with keys such as 'tier', got 3"),
     ],

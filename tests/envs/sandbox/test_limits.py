@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlagents.envs.sandbox import Result, Sandbox
+from rlagents.envs.sandbox import Result, Sandbox, UnsafeFile
 from tests.envs.sandbox.conftest import Open
 
 MIB = 2**20
@@ -122,7 +122,7 @@ def test_the_size_of_the_workspace(opened: Open) -> None:
     result = box.run("for i in 1 2 3 4; do head -c 1000000 /dev/zero > f$i; done; cat f* | wc -c")
     assert "No space left" in result.stderr
     assert 1.9 * MIB < int(result.stdout) <= 2 * MIB
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UnsafeFile, match="No space left"):
         box.write("more", b"x" * 10**6)
     assert "more" not in [e.path for e in box.files()]
     assert box.run("rm f1 && echo room > f5 && cat f5").stdout == "room\n"
