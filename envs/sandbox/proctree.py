@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +23,8 @@ FREE_SOCKETS = 64
 FREE_DESCRIPTORS = 16
 """Descriptors of a process that are not charged as memory."""
 
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What goes wrong with us and not with the process that we look at."""
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -51,7 +54,11 @@ def descendants(root: int) -> list[int]:
 
 
 def usage(pids: Iterable[int]) -> Usage:
-    """Sums over the processes; those that end meanwhile count what was read before."""
+    """Sums over the processes; those that end meanwhile count what was read before.
+
+    Raises:
+        OSError: we can't look, which must not read as "nobody is there".
+    """
     sizes: dict[int, int] = {}
     cpu = 0.0
     for pid in pids:
@@ -59,7 +66,10 @@ def usage(pids: Iterable[int]) -> Usage:
             sizes[pid] = resident(pid)
             cpu += cpu_seconds(pid)
             sizes[pid] += _held_in_descriptors(pid)
-        except (OSError, IndexError, ValueError):
+        except OSError as error:
+            if error.errno in _OURS:
+                raise
+        except (IndexError, ValueError):
             continue
     return Usage(sum(sizes.values()), cpu, sizes)
 
@@ -204,7 +214,9 @@ def _children(pid: int) -> list[int] | None:
     """None when the process is gone. Children hang below the thread that made them."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
+    except OSError as error:
+        if error.errno in _OURS:
+            raise
         return None
     found = []
     for thread in threads:
