@@ -26,6 +26,7 @@ FREE_DESCRIPTORS = 16
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """What goes wrong with us and not with the process that we look at."""
 
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What the living processes of a tree hold and used."""
