@@ -21,6 +21,7 @@ _RULES = (
 )
 _SHOWN = 2000
 """Characters of an output that an observation shows: head and tail."""
+_START_S = 30.0
 
 
 class Repl(LabEnv):
@@ -135,7 +136,7 @@ class Repl(LabEnv):
         self._box = Sandbox(self.sandbox)
         self._box.write("input.txt", "\n".join(self._lines()))
         self._session = self._box.repl()
-        started = self._session.run("text = open('input.txt').read()")
+        started = self._session.run("text = open('input.txt').read()", wall_s=_START_S)
         if not started.ok:
             raise SandboxBroken(f"starting a session: {started.describe()}: {started.output}")
 

@@ -59,6 +59,8 @@ def serve(requests, replies):
             status = 1
             kind, value, trace = sys.exc_info()
             trace = trace.tb_next if trace is not None else None
+            if isinstance(value, SyntaxError) and value.filename == name:
+                trace = None  # the frames of the parser say nothing
             traceback.print_exception(kind, value, trace)
             del kind, value, trace
         try:
