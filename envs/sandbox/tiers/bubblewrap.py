@@ -2,8 +2,8 @@
 
 The chain that starts a command, each program replacing itself by the next:
 
-    nsenter (the workspace's namespaces) -> prlimit -> setpriv (as root: a user id that nothing else
-    has) -> bwrap -> the command
+    nsenter (the workspace's namespaces; as root: a user id that nothing else has) -> prlimit
+    -> bwrap -> the command
 
 As root with `strict` a pids cgroup bounds forks and one stroke kills all. `user` does without
 cgroups: RLIMIT_NPROC bounds forks, because the namespace or the user id is this sandbox's alone.
@@ -40,7 +40,7 @@ from rlagents.envs.sandbox.tiers.base import (
 from rlagents.envs.sandbox.watchdog import watchdog
 from rlagents.errors import SandboxBroken
 
-_NEEDED = ("unshare", "nsenter", "prlimit", "setpriv")
+_NEEDED = ("unshare", "nsenter", "prlimit")
 _START_S = 20.0
 _NUMBERS = itertools.count()
 _USER_GAPS = (
@@ -201,10 +201,10 @@ class BubblewrapBox:
         try:
             command = [
                 *self._home.enter(required("nsenter")),
+                *self._drop(),
                 required("prlimit"),
                 # Not with a cgroup: the dead of this user id's last owner still count a moment.
                 *rlimits(config, session=session, processes=group is None),
-                *self._drop(),
                 *self._bwrap(env, filters, says, gate),
                 *argv,
             ]
@@ -236,11 +236,13 @@ class BubblewrapBox:
         return process
 
     def _drop(self) -> list[str]:
+        """Options of `nsenter`, which drops the user id once it is in.
+
+        bubblewrap does the rest: no new privileges, and no capability in any set.
+        """
         if self._uid is None:
             return []
-        uid = str(self._uid)
-        options = ["--reuid", uid, "--regid", uid, "--clear-groups", "--no-new-privs"]
-        return [required("setpriv"), *options, "--inh-caps=-all", "--bounding-set=-all"]
+        return ["--setuid", str(self._uid), "--setgid", str(self._uid)]
 
     def _bwrap(self, env: Mapping[str, str], filters: int, says: int, gate: int) -> list[str]:
         config, stage = self._config, self._home.stage
