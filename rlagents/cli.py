@@ -334,7 +334,7 @@ def _usage_problem(error: Any) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    from rlagents.telemetry.show import escape  # a message may quote what an agent wrote
+    from rlagents.visible import escape  # a message may quote what an agent wrote
 
     print(f"error: {escape(one_line(message))}", file=sys.stderr)
     return code

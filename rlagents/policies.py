@@ -24,8 +24,8 @@ from rlagents.rollout.worker import Job
 from rlagents.runs import RunFolder
 from rlagents.scoring.scorer import ReturnScorer
 from rlagents.telemetry.progress import Display, score_cells
-from rlagents.telemetry.show import escape
 from rlagents.types import EpisodeKey, Trajectory, Turn
+from rlagents.visible import escape
 
 SCRIPTED = ("random", "oracle", "expert")
 """Usual names of scripted policies; an environment may have others."""

@@ -13,8 +13,8 @@ from rlagents.config import RunConfig
 from rlagents.data.batches import make_batches
 from rlagents.policy.chat import Chat
 from rlagents.rollout.stream import Collected
-from rlagents.telemetry.show import escape
 from rlagents.types import Batch, EpisodeKey, FloatArray, IntArray, ScoredGroup, Trajectory
+from rlagents.visible import escape
 
 TRAINED, PINNED, CONTEXT = "bold green", "cyan", "dim"
 OPEN, CLOSE = "[[", "]]"

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "rlagents"
 
 LAYERS = (
-    {"types", "errors", "__init__"},
+    {"types", "errors", "visible", "__init__"},
     {
         "algos",
         "envs",

@@ -21,6 +21,7 @@ from rlagents.envs.sandbox.box import Sandbox
 from rlagents.envs.sandbox.config import SandboxConfig
 from rlagents.envs.sandbox.files import UnsafeFile
 from rlagents.envs.sandbox.result import Result, refused
+from rlagents.visible import escape
 
 ANSWERS = "answers.jsonl"
 """The file in the workspace that the harness writes, a line for each input."""
@@ -179,7 +180,7 @@ def _parse(line: bytes, run: Result, limit: int) -> Answer:
 
 
 def _line(text: str) -> str:
-    return " ".join(reading.visible(text).split())[:500]
+    return " ".join(escape(text).split())[:500]
 
 
 _HARNESS = f"""

@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from rlagents.telemetry.show import escape
+from rlagents.visible import escape
 
 STAGES: Mapping[str, str] = {
     "initial": "before warm start",

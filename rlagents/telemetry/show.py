@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -12,9 +11,7 @@ from rich.text import Text
 
 from rlagents.errors import ConfigError
 from rlagents.types import EpisodeKey, Trajectory, Turn
-
-_UNUSUAL = re.compile(r"[^\n\t\x20-\x7e]")
-_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+from rlagents.visible import escape
 
 
 class Recorded(Protocol):
@@ -34,23 +31,6 @@ class Recorded(Protocol):
     def notes(self) -> Mapping[str, Any]:
         """What was decided about it: `score`, `disposition`, ..."""
         ...
-
-
-def escape(text: str) -> str:
-    r"""Make control characters, terminal commands and direction marks visible.
-
-    Newline and tab stay; escape becomes `\x1b`, a right-to-left override `\u202e`.
-    """
-    return _UNUSUAL.sub(lambda match: _visible(match[0]), text)
-
-
-def _visible(char: str) -> str:
-    if unicodedata.category(char) not in _INVISIBLE:
-        return char
-    code = ord(char)
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def parse_key(text: str) -> EpisodeKey:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlagents.errors import ConfigError, RlagentsError, boundary
-from rlagents.telemetry.show import escape
+from rlagents.visible import escape
 
 MAX_TEXT = 200_000
 """Characters of one text; the middle of a longer one is left out."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlagents.telemetry.progress import Display
-from rlagents.telemetry.show import escape
+from rlagents.visible import escape
 from tests.integration import small
 from tests.telemetry.hostile import HOSTILE
 

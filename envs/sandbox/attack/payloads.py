@@ -14,6 +14,7 @@ from rlagents.envs.sandbox.attack import payload_programs as programs
 from rlagents.envs.sandbox.attack.case import Case, Host, Verdict
 from rlagents.envs.sandbox.box import Sandbox
 from rlagents.envs.sandbox.files import UnsafeFile
+from rlagents.visible import escape
 
 _PROMPT_S = 5.0
 """Reading or refusing a file takes milliseconds: one that takes this long has been held up."""
@@ -150,7 +151,7 @@ def _names(host: Host) -> Verdict:
     box.restore(box.snapshot())
     if {e.path for e in box.files()} != listed:
         wrong.append("a snapshot brings back other names")
-    shown = "".join(reading.visible(n) for n in listed)
+    shown = "".join(escape(n) for n in listed)
     if any(ord(c) < 32 and c not in "\n\t" for c in shown):
         wrong.append("a control character is shown raw")
     return _verdict(wrong, f"{len(listed)} names listed, read, and brought back by a snapshot")

@@ -10,7 +10,7 @@ Example:
 
 from rlagents.envs.sandbox.reading.archives import Limits, untar, unzip
 from rlagents.envs.sandbox.reading.arrays import npy, npz, safetensors
-from rlagents.envs.sandbox.reading.documents import json_value, text, visible
+from rlagents.envs.sandbox.reading.documents import json_value, text
 
 __all__ = [
     "Limits",
@@ -21,5 +21,4 @@ __all__ = [
     "text",
     "untar",
     "unzip",
-    "visible",
 ]

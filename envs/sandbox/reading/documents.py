@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import re
-import unicodedata
 from typing import Any
 
 from rlagents.envs.sandbox.files import UnsafeFile
+from rlagents.visible import escape
 
 JSON_BYTES = 2**20
 JSON_DEPTH = 64
@@ -16,8 +15,6 @@ JSON_DEPTH = 64
 TEXT_BYTES = 2**20
 _DIGITS = 1000
 """Of a whole number: reading one takes time that grows with the square of its length."""
-_UNUSUAL = re.compile(r"[^\n\t\x20-\x7e]")
-_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def json_value(data: bytes, *, limit: int = JSON_BYTES, depth: int = JSON_DEPTH) -> Any:
@@ -65,24 +62,7 @@ def text(data: bytes, *, limit: int = TEXT_BYTES) -> str:
     """
     if len(data) > limit:
         raise UnsafeFile(f"a text of {len(data):,} bytes, more than {limit:,}")
-    return visible(data.decode(errors="replace"))
-
-
-def visible(text: str) -> str:
-    r"""Control characters, terminal commands and direction marks as escapes; newline and tab stay.
-
-    Escape becomes `\x1b`, a right-to-left override `\u202e`.
-    """
-    return _UNUSUAL.sub(lambda match: _escaped(match[0]), text)
-
-
-def _escaped(char: str) -> str:
-    if unicodedata.category(char) not in _INVISIBLE:
-        return char
-    code = ord(char)
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return escape(data.decode(errors="replace"))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
