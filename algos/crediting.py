@@ -1,0 +1,172 @@
+"""From scored groups to the credit of each turn: shaping, truncation policy, advantages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlagents.algos import shaping
+from rlagents.algos.advantages import group_relative, several_rewards
+from rlagents.algos.configs import AlgoConfig
+from rlagents.algos.credit import combined, turn_advantages
+from rlagents.algos.shaping import Moments
+from rlagents.types import BoolArray, FloatArray, ScoredGroup, Trajectory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Credit:
+    """What the learner is told of one trajectory."""
+
+    advantages: FloatArray
+    """[N] one value a turn."""
+    gradient: bool
+    """Whether its tokens get gradient."""
+
+
+def credits_of(
+    config: AlgoConfig, groups: Sequence[ScoredGroup], moments: Moments
+) -> list[tuple[Credit, ...]]:
+    """Credit of each trajectory of each group, in order: [G] credits a group.
+
+    Args:
+        moments: of the scores so far, for `shaping.running`.
+    """
+    counts = [counted(config, group) for group in groups]
+    scores = [shaped_scores(config, group) for group in groups]
+    if config.shaping.running:
+        scores = [shaping.running_scale(s, moments) for s in scores]
+    values = _trajectory_advantages(config, groups, scores, counts)
+    return [
+        _group_credits(config, group, values_G, counts_G)
+        for group, values_G, counts_G in zip(groups, values, counts, strict=True)
+    ]
+
+
+def counted(config: AlgoConfig, scored: ScoredGroup) -> BoolArray:
+    """[G] members in the group's statistics."""
+    statistics, _, _ = config.truncation.resolved
+    return np.array(
+        [not t.stop.failed and (statistics or not t.stop.cut) for t in scored.group.trajectories]
+    )
+
+
+def shaped_scores(config: AlgoConfig, scored: ScoredGroup) -> FloatArray:
+    """[G] scores after truncation policy and shaping; NaN without a score.
+
+    In order: cut trajectories scored as zero, cosine length, then what adds up (overlong,
+    repetition, format), then the bounds.
+    """
+    trajectories = scored.group.trajectories
+    scores = scored.scores.copy()
+    _, reward, _ = config.truncation.resolved
+    if not reward:
+        cut = np.array([t.stop.cut for t in trajectories])
+        scores = np.where(cut & np.isfinite(scores), np.float32(0), scores)
+    lengths = np.array([t.sampled_tokens for t in trajectories], np.int32)
+    s = config.shaping
+    if s.cosine.limit:
+        scores = shaping.cosine_length(
+            scores,
+            lengths,
+            limit=s.cosine.limit,
+            threshold=s.cosine.threshold,
+            correct=s.cosine.correct,
+            wrong=s.cosine.wrong,
+            exceeded=s.cosine.exceeded,
+        )
+    scores = scores + shaping.soft_overlong(
+        lengths, limit=s.overlong.limit, cache=s.overlong.cache, factor=s.overlong.factor
+    )
+    if s.repetition.penalty:
+        ngram, penalty = s.repetition.ngram, s.repetition.penalty
+        repeated = [
+            shaping.repetition(_sampled(t), ngram=ngram, penalty=penalty) for t in trajectories
+        ]
+        scores = scores + np.array(repeated, np.float32)
+    if s.format.pattern:
+        scores = scores + np.array(
+            [_format_penalties(config, t).sum() for t in trajectories], np.float32
+        )
+    return scores if s.clip is None else np.clip(scores, *s.clip).astype(np.float32)
+
+
+def _sampled(trajectory: Trajectory) -> np.ndarray:
+    ids = [turn.action_ids for turn in trajectory.turns]
+    return np.concatenate(ids) if ids else np.zeros(0, np.int32)
+
+
+def _format_penalties(config: AlgoConfig, trajectory: Trajectory) -> FloatArray:
+    form = config.shaping.format
+    actions = [turn.action for turn in trajectory.turns]
+    return shaping.format_penalties(actions, form.pattern, form.penalty)
+
+
+def _trajectory_advantages(
+    config: AlgoConfig,
+    groups: Sequence[ScoredGroup],
+    scores: Sequence[FloatArray],
+    counts: Sequence[BoolArray],
+) -> list[FloatArray]:
+    advantage = config.advantage
+    if advantage.rewards:
+        rewards = [
+            {name: _named(group, name, s) for name in advantage.rewards}
+            for group, s in zip(groups, scores, strict=True)
+        ]
+        return several_rewards(rewards, counts, advantage.rewards)
+    lengths = [np.array([t.sampled_tokens for t in g.group.trajectories], np.int32) for g in groups]
+    return group_relative(
+        scores, counts, baseline=advantage.baseline, scale=advantage.scale, lengths=lengths
+    )
+
+
+def _named(group: ScoredGroup, name: str, scores: FloatArray) -> FloatArray:
+    """[G] the score, a part of it, or a metric of the trajectories; NaN where there is none."""
+    if name == "score":
+        return scores
+    if name in group.parts:
+        return group.parts[name]
+    return np.array([t.metrics.get(name, np.nan) for t in group.group.trajectories], np.float32)
+
+
+def _group_credits(
+    config: AlgoConfig, group: ScoredGroup, values_G: FloatArray, counts_G: BoolArray
+) -> tuple[Credit, ...]:
+    trajectories, credit = group.group.trajectories, config.credit
+    _, _, gradient = config.truncation.resolved
+    turns = [np.zeros(len(t.turns), np.float32) for t in trajectories]
+    if credit.turn > 0:
+        anchored = credit.grouping == "anchor"
+        turns = turn_advantages(
+            [_turn_rewards(config, t) for t in trajectories],
+            [[turn.observation for turn in t.turns] for t in trajectories] if anchored else None,
+            counts_G,
+            discount=credit.discount,
+            normalise=config.advantage.scale != "none",
+        )
+    return tuple(
+        Credit(
+            advantages=combined(
+                float(value), turns_N, trajectory=credit.trajectory, turn=credit.turn
+            ),
+            gradient=not trajectory.stop.failed and (gradient or not trajectory.stop.cut),
+        )
+        for trajectory, value, turns_N in zip(trajectories, values_G, turns, strict=True)
+    )
+
+
+def _turn_rewards(config: AlgoConfig, trajectory: Trajectory) -> FloatArray:
+    """[N] rewards of the turns with what shaping adds to each."""
+    rewards = np.array([turn.reward for turn in trajectory.turns], np.float32)
+    if config.shaping.format.pattern:
+        rewards = rewards + _format_penalties(config, trajectory)
+    if config.shaping.potential and trajectory.turns:
+        potentials = [turn.potential for turn in trajectory.turns] + [trajectory.final_potential]
+        rewards = rewards + config.shaping.potential * shaping.potential_shaping(
+            np.array(potentials, np.float32),
+            config.credit.discount,
+            ended=not trajectory.stop.cut,
+        )
+    return rewards.astype(np.float32)

@@ -1,0 +1,266 @@
+"""From a configuration to the columns and the loss terms of tokens. Legend: n trained tokens.
+
+    once an iteration      columns(config)        log-probabilities under the weights of its start
+    before each step       step_columns(config)   the same under the weights as they are, and
+                           derive(...)            what needs other tokens: statistics of a sequence,
+                                                  of the batch, and the weight of each token
+    per micro-batch        loss_terms(...)        reads its own tokens only
+
+What looks beyond a token is in `derive`, which sees the whole batch, so the gradient does not
+depend on how the batch is split. Statistics carry no gradient: at the weights they were computed
+with, the straight-through factors of `objectives` make it that of the objective as published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from rlagents.algos import corrections, objectives, selection
+from rlagents.algos.configs import SEQUENCE_OBJECTIVES, AlgoConfig
+from rlagents.algos.divergences import divergence
+from rlagents.algos.units import unit_lengths, unit_means, unit_sums
+
+BEHAVIOUR, PROXIMAL, REFERENCE = "behaviour_logprobs", "proximal_logprobs", "reference_logprobs"
+CURRENT, ENTROPIES = "current_logprobs", "current_entropies"
+
+
+def proximal_name(config: AlgoConfig) -> str:
+    """The column of the policy that ratios are taken to."""
+    return PROXIMAL if config.proximal == "recomputed" else BEHAVIOUR
+
+
+def columns(config: AlgoConfig) -> tuple[str, ...]:
+    """What the learner computes once, before the first step of an iteration."""
+    proximal = (PROXIMAL,) if config.proximal == "recomputed" else ()
+    return proximal + ((REFERENCE,) if config.kl.coef > 0 else ())
+
+
+def step_columns(config: AlgoConfig) -> tuple[str, ...]:
+    """What the learner computes before each step."""
+    current = (
+        config.objective in SEQUENCE_OBJECTIVES
+        or config.covariance.method != "none"
+        or config.correction.off_policy > 0
+    )
+    return (CURRENT,) * current + (ENTROPIES,) * (config.entropy.top < 1)
+
+
+def derives(config: AlgoConfig) -> bool:
+    """Whether `derive` has anything to say."""
+    corrected = config.correction.weight != "none" or config.correction.reject != "none"
+    return corrected or bool(step_columns(config))
+
+
+def derive(
+    config: AlgoConfig, batch: Mapping[str, Tensor], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Columns [n] of statistics over sequences and over the batch.
+
+    Args:
+        batch: [n] tensors of all trained tokens: the columns of `columns` and `step_columns`,
+            `behaviour_logprobs`, `advantages`, `segment_labels`, `sequence_labels`.
+        generator: draws the tokens of Clip-Cov.
+    """
+    units = batch["segment_labels" if config.sequence_unit == "segment" else "sequence_labels"]
+    advantages, proximal = batch["advantages"], batch[proximal_name(config)]
+    weights, found = torch.ones_like(advantages), dict[str, Tensor]()
+    ratio = objectives.log_ratio(batch[CURRENT], proximal) if CURRENT in batch else None
+    importance = _importance(config, batch, units)
+    if config.objective in SEQUENCE_OBJECTIVES:
+        assert ratio is not None
+        found |= _sequence_columns(config, ratio, advantages, units, importance)
+    if importance is not None and config.objective != "vespo":  # VESPO has it in its own weight
+        weights = weights * importance
+    for keep in _kept(config, batch, units, generator):
+        weights = weights * keep
+    found["token_weights"] = weights
+    if config.covariance.method == "kl":
+        chosen = selection.kl_cov(
+            selection.covariances(batch[CURRENT], advantages), fraction=config.covariance.fraction
+        )
+        found["penalised"] = chosen.to(advantages.dtype)
+    return found
+
+
+def loss_terms(
+    config: AlgoConfig,
+    entropy_coef: float,
+    policy: Tensor,
+    entropies: Tensor,
+    batch: Mapping[str, Tensor],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Terms to be minimised, and what to report, all [n].
+
+    Args:
+        entropy_coef: weight of the entropy bonus now.
+        policy: [n] log-probabilities under the policy that is trained.
+        entropies: [n] in nats; with gradient where `entropy_coef` is not 0.
+        batch: [n] columns, those of `derive` among them.
+    """
+    advantages = batch.get("unit_advantages", batch["advantages"])
+    ratio = objectives.log_ratio(policy, batch[proximal_name(config)])
+    terms, stats = _objective(config, policy, ratio, advantages, batch)
+    if "token_weights" in batch:
+        terms = terms * batch["token_weights"]
+        stats["token_weight"] = batch["token_weights"]
+    if config.covariance.method == "kl":
+        terms = terms + config.covariance.coef * batch["penalised"] * ratio.abs()
+    if config.kl.coef > 0:
+        distance = divergence(policy, batch[REFERENCE], config.kl.estimator, ratio)
+        terms = terms + config.kl.coef * distance
+        stats["kl_reference"] = distance.detach()
+    if entropy_coef != 0:
+        kept = batch["token_weights"] != 0 if config.entropy.top < 1 else 1.0
+        terms = terms - entropy_coef * entropies * kept
+    away = objectives.log_ratio(policy.detach(), batch[BEHAVIOUR])
+    stats |= {"ratio_mean": ratio.detach().exp(), "kl_behaviour": away.exp() - 1 - away}
+    return terms, stats
+
+
+def _objective(
+    config: AlgoConfig,
+    policy: Tensor,
+    ratio: Tensor,
+    advantages: Tensor,
+    batch: Mapping[str, Tensor],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The terms of `config.objective`, and where its bounds stop or weaken the gradient."""
+    clip = config.clip
+    bounds = {"low": clip.low, "high": clip.high}
+    bounded = ratio
+    match config.objective:
+        case "clip":
+            terms = objectives.clipped(
+                ratio, advantages, **bounds, dual=clip.dual, ceiling=clip.ceiling
+            )
+        case "gspo" | "gspo_token" | "luspo":
+            bounded = batch["unit_log_ratio"]
+            terms = objectives.gspo(ratio, bounded, advantages, **bounds)
+            if config.objective == "luspo":
+                terms = terms * batch["unit_lengths"]
+        case "gmpo":
+            terms = objectives.gmpo(ratio, batch["unit_log_ratio"], advantages, **bounds)
+            low, high = ratio < -clip.low, ratio > clip.high
+            return terms, _fractions(low & (advantages < 0), high & (advantages > 0), ratio)
+        case "cispo":
+            terms = objectives.cispo(policy, ratio, advantages, **bounds)
+            value = ratio.detach().exp()
+            return terms, _fractions(value < 1 - clip.low, value > 1 + clip.high, ratio)
+        case "sapo":
+            sapo = config.sapo
+            return objectives.sapo(
+                ratio, advantages, positive=sapo.positive, negative=sapo.negative
+            ), {}
+        case "vespo":
+            return objectives.vespo(policy, batch["vespo_weight"], advantages), {}
+    low, high = objectives.clip_indicators(bounded, advantages, **bounds)
+    return terms, {"clip_frac_low": low, "clip_frac_high": high}
+
+
+def _fractions(low: Tensor, high: Tensor, like: Tensor) -> dict[str, Tensor]:
+    return {"clip_frac_low": low.to(like.dtype), "clip_frac_high": high.to(like.dtype)}
+
+
+def _sequence_columns(
+    config: AlgoConfig,
+    ratio: Tensor,
+    advantages: Tensor,
+    units: Tensor,
+    importance: Tensor | None,
+) -> dict[str, Tensor]:
+    """What a sequence-level objective reads of its sequence."""
+    if config.objective == "gspo_token":
+        return {"unit_log_ratio": unit_means(ratio, units)}
+    shared = unit_means(advantages, units)
+    found = {"unit_advantages": shared}
+    if config.objective == "vespo":
+        total = unit_sums(ratio, units)
+        if importance is not None:
+            floor = objectives.VESPO_FLOOR
+            # A sequence-level weight is the same on each token: it counts once.
+            once = importance.log().clamp(floor, objectives.LOG_RATIO_LIMIT)
+            token = config.correction.level == "token"
+            total = total + (unit_sums(once, units) if token else once)
+        v = config.vespo
+        found["vespo_weight"] = objectives.vespo_weight(
+            total,
+            shared,
+            k_positive=v.k_positive,
+            lambda_positive=v.lambda_positive,
+            k_negative=v.k_negative,
+            lambda_negative=v.lambda_negative,
+        )
+        return found
+    if config.objective == "gmpo":
+        ratio = objectives.gmpo_log_ratio(ratio, shared, low=config.clip.low, high=config.clip.high)
+    found["unit_log_ratio"] = unit_means(ratio, units)
+    if config.objective == "luspo":
+        found["unit_lengths"] = unit_lengths(units)
+    return found
+
+
+def _importance(config: AlgoConfig, batch: Mapping[str, Tensor], units: Tensor) -> Tensor | None:
+    """[n] weight of each token for the sampler's mismatch."""
+    correction = config.correction
+    if correction.weight == "none":
+        return None
+    weights = corrections.importance_weights(
+        batch[PROXIMAL],
+        batch[BEHAVIOUR],
+        units,
+        weight=correction.weight,
+        level=correction.level,
+        low=correction.low,
+        high=correction.high,
+    )
+    return corrections.normalised(weights) if correction.normalise else weights
+
+
+def _kept(
+    config: AlgoConfig,
+    batch: Mapping[str, Tensor],
+    units: Tensor,
+    generator: torch.Generator,
+) -> list[Tensor]:
+    """[n] masks of every rule that drops tokens or whole sequences."""
+    correction, advantages = config.correction, batch["advantages"]
+    kept: list[Tensor] = []
+    if correction.reject == "geometric":
+        bounds = {"low": correction.reject_low, "high": correction.reject_high}
+        kept.append(corrections.keep_geometric(batch[PROXIMAL], batch[BEHAVIOUR], units, **bounds))
+    if correction.reject == "k3":
+        limit = correction.reject_k3
+        kept.append(corrections.keep_k3(batch[PROXIMAL], batch[BEHAVIOUR], units, limit=limit))
+    if correction.off_policy > 0:
+        kept.append(
+            corrections.keep_near_policy(
+                batch[BEHAVIOUR], batch[CURRENT], advantages, units, limit=correction.off_policy
+            )
+        )
+    if config.entropy.top < 1:
+        kept.append(selection.top_entropy(batch[ENTROPIES], config.entropy.top))
+    if config.covariance.method == "clip":
+        cov = config.covariance
+        kept.append(
+            selection.clip_cov(
+                _free_covariances(config, batch),
+                fraction=cov.fraction,
+                low=cov.low,
+                high=cov.high,
+                generator=generator,
+            )
+        )
+    return kept
+
+
+def _free_covariances(config: AlgoConfig, batch: Mapping[str, Tensor]) -> Tensor:
+    """[n] covariances; minus infinity where a bound stops the gradient already, as verl has it."""
+    ratio = objectives.log_ratio(batch[CURRENT], batch[proximal_name(config)])
+    low, high = objectives.clip_indicators(
+        ratio, batch["advantages"], low=config.clip.low, high=config.clip.high
+    )
+    covariances = selection.covariances(batch[CURRENT], batch["advantages"])
+    return covariances.masked_fill((low + high) > 0, -torch.inf)

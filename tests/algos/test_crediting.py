@@ -1,0 +1,140 @@
+"""From scored groups to the credit of each turn, by hand."""
+
+import numpy as np
+import pytest
+
+from rlagents.algos.configs import (
+    AdvantageConfig,
+    AlgoConfig,
+    CosineConfig,
+    CreditConfig,
+    FormatConfig,
+    OverlongConfig,
+    RepetitionConfig,
+    ShapingConfig,
+    TruncationConfig,
+)
+from rlagents.algos.crediting import credits_of, shaped_scores
+from rlagents.algos.shaping import Moments
+from rlagents.types import StopReason
+from tests.fakes import scored_group
+
+PLAIN = AdvantageConfig(scale="none")
+
+
+def config(**changes) -> AlgoConfig:
+    return AlgoConfig(**{"advantage": PLAIN, **changes})
+
+
+def credits(settings: AlgoConfig, *groups, moments=None):
+    return credits_of(settings, groups, moments or Moments())
+
+
+def first_values(members) -> list[float]:
+    return [float(credit.advantages[0]) for credit in members]
+
+
+def test_advantages_are_constant_over_turns_and_share_the_group_mean():
+    (members,) = credits(config(), scored_group(scores=[0.0, 1.0], turns=[3, 2]))
+    assert [c.advantages.tolist() for c in members] == [[-0.5] * 3, [0.5] * 2]
+    assert all(c.gradient for c in members)
+
+
+CUT = [StopReason.TERMINATED, StopReason.TERMINATED, StopReason.TURN_LIMIT]
+
+
+@pytest.mark.parametrize(
+    ("policy", "advantages", "gradient"),
+    [
+        (TruncationConfig(), [-1, 0, 1], [True, True, True]),
+        # Out of the statistics: mean of (0, 1) is 0.5; the cut member keeps its value.
+        (TruncationConfig(statistics=False), [-0.5, 0.5, 1.5], [True, True, True]),
+        # Its reward does not count: scores (0, 1, 0), mean 1/3.
+        (TruncationConfig(reward=False), [-1 / 3, 2 / 3, -1 / 3], [True, True, True]),
+        (TruncationConfig(gradient=False), [-1, 0, 1], [True, True, False]),
+        # The named behaviours are three such choices each.
+        (TruncationConfig(behaviour="rllm"), [-1 / 3, 2 / 3, -1 / 3], [True, True, False]),
+        (TruncationConfig(behaviour="rllm_drop"), [-0.5, 0.5, 1.5], [True, True, False]),
+        (TruncationConfig(behaviour="skyrl"), [-1, 0, 1], [True, True, False]),
+        # What is said apart wins over the behaviour.
+        (TruncationConfig(behaviour="skyrl", gradient=True), [-1, 0, 1], [True, True, True]),
+    ],
+)
+def test_truncation_is_three_separate_facts(policy, advantages, gradient):
+    group = scored_group(scores=[0.0, 1.0, 2.0], stops=CUT)
+    (members,) = credits(config(truncation=policy), group)
+    np.testing.assert_allclose(first_values(members), advantages, atol=1e-6)
+    assert [c.gradient for c in members] == gradient
+
+
+def test_failed_member_has_no_part_in_anything():
+    group = scored_group(
+        scores=[0.0, 2.0, float("nan")],
+        stops=[StopReason.TERMINATED] * 2 + [StopReason.ENVIRONMENT_ERROR],
+    )
+    (members,) = credits(config(), group)
+    assert first_values(members) == [-1, 1, 0]
+    assert [c.gradient for c in members] == [True, True, False]
+
+
+def test_shaping_adds_up_and_is_bounded_last():
+    # Three turns of one token each and one: limit 3, cache 2 takes 1 off at 3 tokens. The action of
+    # the first turn is `a0`, of the second `a1`, ...: two of three are not of the wanted form.
+    # 1 - 1 - 2 x 0.25 = -0.5, and the bound lifts it to -0.25; 1 - 0 = 1 stays.
+    shaping = ShapingConfig(
+        overlong=OverlongConfig(limit=3, cache=2),
+        format=FormatConfig(pattern="a0", penalty=0.25),
+        clip=(-0.25, 2.0),
+    )
+    group = scored_group(scores=[1.0, 1.0], turns=[3, 1])
+    assert shaped_scores(config(shaping=shaping), group).tolist() == [-0.25, 1.0]
+    unbounded = ShapingConfig(overlong=shaping.overlong, format=shaping.format)
+    assert shaped_scores(config(shaping=unbounded), group).tolist() == [-0.5, 1.0]
+
+
+def test_cosine_replaces_scores_and_repetition_looks_at_sampled_tokens():
+    # Correct at length 2 of 4: half-way between 2 and 1; wrong at 4: 0; nothing repeats.
+    shaping = ShapingConfig(
+        cosine=CosineConfig(limit=4), repetition=RepetitionConfig(penalty=1.0, ngram=1)
+    )
+    group = scored_group(scores=[1.0, 0.0], turns=[2, 4])
+    np.testing.assert_allclose(shaped_scores(config(shaping=shaping), group), [1.5, 0.0], atol=1e-6)
+
+
+def test_running_scale_divides_what_was_not_divided():
+    moments = Moments().add(np.array([0.0, 4.0], np.float32))  # deviation 2
+    settings = config(shaping=ShapingConfig(running=True))
+    (members,) = credits(settings, scored_group(scores=[0.0, 4.0]), moments=moments)
+    np.testing.assert_allclose(first_values(members), [-1, 1])
+
+
+def test_several_rewards_are_found_by_name():
+    # `score` differs, the metric does not exist: only the score's weight speaks.
+    rewards = AdvantageConfig(rewards={"score": 1.0, "env/none": 5.0})
+    (members,) = credits(config(advantage=rewards), scored_group(scores=[0.0, 1.0]))
+    low, high = first_values(members)
+    assert low == pytest.approx(-high) and high > 0
+
+
+def test_turn_credit_is_added_to_that_of_the_trajectory():
+    # Rewards (0, 1) and (0, 0): returns to go are (1, 1) and (0, 0); turns of the same number are
+    # compared: +-0.5 each, beside +-0.5 for the trajectory.
+    group = scored_group(scores=[1.0, 0.0], turns=[2, 2], paid=True)
+    settings = config(credit=CreditConfig(trajectory=1.0, turn=2.0))
+    (members,) = credits(settings, group)
+    assert [c.advantages.tolist() for c in members] == [[1.5, 1.5], [-1.5, -1.5]]
+
+
+def test_potentials_move_credit_between_turns_and_not_the_return():
+    group = scored_group(scores=[1.0, 0.0], turns=[2, 2], paid=True, potentials=[0.0, 1.0])
+    plain = config(credit=CreditConfig(trajectory=0.0, turn=1.0))
+    shaped = config(credit=plain.credit, shaping=ShapingConfig(potential=1.0))
+    (before,), (after,) = credits(plain, group), credits(shaped, group)
+    # Both members have the same potentials, so that comparing them takes the shaping out again.
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_allclose(one.advantages, other.advantages, atol=1e-6)
+
+
+def test_a_member_without_turns_has_no_credit_to_give():
+    (members,) = credits(config(), scored_group(scores=[0.0, 1.0], turns=[1, 0]))
+    assert members[1].advantages.shape == (0,)
