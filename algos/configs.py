@@ -161,7 +161,8 @@ class AdvantageConfig:
     tokens (arXiv 2505.23585)."""
     scale: Literal["group", "batch", "whiten", "mean", "none"] = "group"
     """What divides: the deviation of the group's scores, of the batch's, whitening of the centred
-    scores over the batch (REINFORCE++), or the group's mean score (MaxRL)."""
+    scores over the batch (REINFORCE++), or the group's mean score (MaxRL, arXiv 2602.02710: scores
+    of 0 or more)."""
     rewards: dict[str, float] = field(default_factory=dict[str, float])
     """GDPO, arXiv 2601.05242: several rewards, each normalised in its group, then added with these
     weights and whitened. Keys are `score`, parts of the score, or metrics such as `env/looks`."""
@@ -174,7 +175,8 @@ class CreditConfig:
     trajectory: float = 1.0
     """Weight of the trajectory's advantage, the same for each of its turns."""
     turn: float = 0.0
-    """Weight of the turn's own: its discounted return compared within `grouping`."""
+    """Weight of the turn's own: its discounted return, of the environment's rewards alone, compared
+    within `grouping`."""
     grouping: Literal["index", "anchor"] = "index"
     """Which turns of the group are compared: those of the same number, or those that answered the
     same observation (GiGPO's anchor states, arXiv 2505.10978)."""

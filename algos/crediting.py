@@ -9,7 +9,7 @@ import numpy as np
 
 from rlagents.algos import shaping
 from rlagents.algos.advantages import group_relative, several_rewards
-from rlagents.algos.configs import AlgoConfig
+from rlagents.algos.configs import AlgoConfig, require
 from rlagents.algos.credit import combined, turn_advantages
 from rlagents.algos.shaping import Moments
 from rlagents.types import BoolArray, FloatArray, ScoredGroup, Trajectory
@@ -32,11 +32,15 @@ def credits_of(
 
     Args:
         moments: of the scores so far, for `shaping.running`.
+
+    Raises:
+        ConfigError: for a score below 0 where the scale can't have one.
     """
     counts = [counted(config, group) for group in groups]
     scores = [shaped_scores(config, group) for group in groups]
     if config.shaping.running:
         scores = [shaping.running_scale(s, moments) for s in scores]
+    _check_scores(config, scores)
     values = _trajectory_advantages(config, groups, scores, counts)
     return [
         _group_credits(config, group, values_G, counts_G)
@@ -103,6 +107,16 @@ def _format_penalties(config: AlgoConfig, trajectory: Trajectory) -> FloatArray:
     return shaping.format_penalties(actions, form.pattern, form.penalty)
 
 
+def _check_scores(config: AlgoConfig, scores: Sequence[FloatArray]) -> None:
+    least = min((float(s[np.isfinite(s)].min(initial=0.0)) for s in scores), default=0.0)
+    require(
+        config.advantage.scale != "mean" or least >= 0,
+        "algo.advantage.scale",
+        "mean",
+        f"another scale where scores (with shaping) may be below 0, as {least:.4g} is",
+    )
+
+
 def _trajectory_advantages(
     config: AlgoConfig,
     groups: Sequence[ScoredGroup],
@@ -158,8 +172,11 @@ def _group_credits(
 
 
 def _turn_rewards(config: AlgoConfig, trajectory: Trajectory) -> FloatArray:
-    """[N] rewards of the turns with what shaping adds to each."""
+    """[N] the environment's rewards of the turns with what shaping adds to each."""
     rewards = np.array([turn.reward for turn in trajectory.turns], np.float32)
+    _, counts, _ = config.truncation.resolved
+    if trajectory.stop.cut and not counts:
+        rewards = np.zeros_like(rewards)
     if config.shaping.format.pattern:
         rewards = rewards + _format_penalties(config, trajectory)
     if config.shaping.potential and trajectory.turns:

@@ -12,6 +12,7 @@ bounds it (`rollout.env_timeout_s`).
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -147,7 +148,7 @@ class _Suite:
         yield _verdict("observations are text", self._observations)
         yield _verdict("rewards are finite numbers", lambda: self._each(check_rewards))
         yield _verdict("flags", lambda: self._each(check_flags))
-        yield _verdict("info", lambda: self._each(check_info))
+        yield _verdict("info", self._info)
         if stepped.passed:
             yield _verdict("episodes end", self._ends)
             yield _verdict("deterministic", self._deterministic)
@@ -242,6 +243,14 @@ class _Suite:
             space = env.observation_space
         self._each(lambda played: check_observations(played, space))
 
+    def _info(self) -> None:
+        self._each(check_info)
+        with self._open() as env:
+            for played in self.played:
+                with answering(f"reset(seed={played.seed})"):
+                    info = env.reset(seed=played.seed)[1]
+                check_potentials(played, info)
+
     def _ends(self) -> None:
         for played in self.played:
             if not played.ended:
@@ -314,6 +323,33 @@ class _Suite:
     def _check_env(self) -> None:
         with self._open() as env, answering("check_env"):
             check_env(env.unwrapped, skip_render_check=True)
+
+
+def check_potentials(played: Played, info: Mapping[str, Any]) -> None:
+    """`info["potential"]` is reported always or never, as finite numbers of one type.
+
+    Args:
+        played: every info of it is a dict.
+        info: what `reset` gave under the same seed.
+    """
+    infos = [(f"reset(seed={played.seed})", info)]
+    infos += [(where, step[4]) for where, step in played.results()]
+    found = [(where, i["potential"]) for where, i in infos if "potential" in i]
+    if not found:
+        return
+    # A state without a potential reads as one that promises 0, so a gap would be paid as a fall.
+    for where, i in infos:
+        if "potential" not in i:
+            raise Broken(f"{where}: info['potential'] is missing, but {found[0][0]} has one")
+    for where, value in found:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
+            raise Broken(f"{where}: info['potential'] must be a finite float, got {show(value)}")
+        if type(value) is not type(found[0][1]):
+            raise Broken(
+                f"{where}: info['potential'] must keep its type, "
+                f"got {show(found[0][1])}, then {show(value)}"
+            )
 
 
 def _verdict(

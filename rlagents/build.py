@@ -39,13 +39,14 @@ def sampling_of(config: RunConfig) -> Sampling:
         top_p=policy.top_p,
         max_tokens=policy.max_tokens,
         stop=policy.stop,
+        noise=config.faults.logit_noise,
     )
 
 
 def eval_sampling_of(config: RunConfig) -> Sampling:
     """How held-out turns are sampled, where the mode is not greedy."""
     temperature = config.eval.temperature
-    sampling = sampling_of(config)
+    sampling = replace(sampling_of(config), noise=0.0)
     return sampling if temperature is None else replace(sampling, temperature=temperature)
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rlagents import runs
+from rlagents import preset, runs
 from rlagents.errors import ConfigError, RlagentsError, nearest
 from rlagents.load import load, resolved_yaml
 
@@ -30,6 +30,7 @@ envs = typer.Typer(help="The environments: list, check.")
 app.add_typer(envs, name="envs")
 
 BENCHES = {
+    "bias": "rlagents.bench.bias",
     "learner": "rlagents.bench.learner",
     "rollout": "rlagents.bench.rollout",
     "sandbox": "rlagents.bench.sandbox",
@@ -74,6 +75,42 @@ def train(
         from rlagents import launch
 
         launch.start(run, made)
+
+
+@app.command()
+def ablate(
+    config: Config,
+    overrides: Overrides = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=A,B", help="Values of a setting; several make the product."),
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="'NAME: k=v k2=v2'", help="A named combination of settings."),
+    ] = None,
+    seeds: Annotated[str, typer.Option(metavar="0,1,2", help="Each arm runs with each.")] = "0,1,2",
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Default: runs/ablate/ and CONFIG's name.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(metavar="N", help="Runs at once; default: one a core.")
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(metavar="SCORE", help="Default: 90% of the way to the best final score."),
+    ] = None,
+) -> None:
+    """Train arms that differ in settings with several seeds, and compare them.
+
+    Every run is a folder like that of `train`. The same command goes on where it stopped.
+    """
+    from rlagents.ablate.plan import plan
+
+    planned = plan(config, overrides or (), vary=vary or (), arms=arm or (), seeds=seeds, out=out)
+    from rlagents.ablate import run  # Ray, after everything is checked
+
+    run.ablate(planned, jobs=jobs, threshold=threshold)
 
 
 @app.command("eval")
@@ -138,8 +175,9 @@ def show(
 
 @app.command("config")
 def print_config(config: Config, overrides: Overrides = None) -> None:
-    """Print the resolved configuration: every setting that has an effect."""
-    typer.echo(resolved_yaml(_load(config, overrides)), nl=False)
+    """Print every setting that has an effect, and what the preset changed and why."""
+    run = _load(config, overrides)
+    typer.echo(preset.annotated(resolved_yaml(run), preset.read(run.algo.name)), nl=False)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rlagents.algos.configs import GRPOConfig, GRPOPlusPlusConfig, require
+from rlagents.algos.configs import AlgoConfig, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +94,9 @@ class PolicySection:
     """Sampled tokens a turn."""
     stop: tuple[str, ...] = ()
     """Strings that end an action. The environment does not see them; training does."""
+    fp32_head: bool = True
+    """With `learner.dtype: bfloat16`, sampling computes logits in fp32 all the same, as the learner
+    always does."""
 
     def __post_init__(self) -> None:
         require(
@@ -237,10 +240,20 @@ class LearnerSection:
     lr: float = 1e-3
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon` is for hidden matrices; AdamW at a fifth of `lr` trains the rest."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     grad_clip: float = 1.0
     """Global norm of the gradient."""
+    clip_adaptive: float = 0.0
+    """Clip at this factor of the gradient's usual norm as well (2 is a start); 0 is off."""
+    skip_outliers: float = 0.0
+    """Skip a step whose norm is above this factor of the usual one (10 is a start), up to 5 in a
+    row; 0 is off."""
+    norm_report: int = 0
+    """Every so many steps, measure the gradient norm of each trajectory: such a step costs twice
+    the time. 0 never does."""
     row_tokens: int = 0
     """Tokens of a packed row; 0 is the window."""
     micro_rows: int = 8
@@ -254,10 +267,13 @@ class LearnerSection:
     def __post_init__(self) -> None:
         for name in ("micro_rows", "logprob_chunk", "threads"):
             require(getattr(self, name) >= 1, f"learner.{name}", getattr(self, name), "1 or more")
-        for name in ("warmup_steps", "row_tokens", "weight_decay"):
+        for name in ("warmup_steps", "row_tokens", "weight_decay", "norm_report"):
             require(getattr(self, name) >= 0, f"learner.{name}", getattr(self, name), "0 or more")
         require(self.lr > 0, "learner.lr", self.lr, "above 0")
         require(self.grad_clip > 0, "learner.grad_clip", self.grad_clip, "above 0")
+        for name in ("clip_adaptive", "skip_outliers"):
+            factor = getattr(self, name)
+            require(factor == 0 or factor > 1, f"learner.{name}", factor, "0, or above 1")
         require(all(0 <= b < 1 for b in self.betas), "learner.betas", self.betas, "between 0 and 1")
 
 
@@ -266,9 +282,28 @@ class TrainSection:
     """The length of the run."""
 
     iterations: int = 10
+    max_tokens: int = 0
+    """Sampled tokens, those of discarded groups included, after which the run ends early; 0 is no
+    limit. Runs with the same limit have had the same cost."""
 
     def __post_init__(self) -> None:
         require(self.iterations >= 0, "train.iterations", self.iterations, "0 or more")
+        require(self.max_tokens >= 0, "train.max_tokens", self.max_tokens, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultSection:
+    """Faults of the sampler, put in on purpose, to measure what a correction is worth."""
+
+    logit_noise: float = 0.0
+    """Standard deviation of Gaussian noise on the logits that training turns are sampled from; the
+    recorded log-probabilities are those of the noisy distribution, as another engine's would be."""
+    weight_lag: int = 0
+    """Weights reach the samplers this many iterations late."""
+
+    def __post_init__(self) -> None:
+        require(self.logit_noise >= 0, "faults.logit_noise", self.logit_noise, "0 or more")
+        require(self.weight_lag >= 0, "faults.weight_lag", self.weight_lag, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,7 +367,8 @@ class RunConfig:
     context: ContextSection = field(default_factory=ContextSection)
     rollout: RolloutSection = field(default_factory=RolloutSection)
     scoring: ScoringSection = field(default_factory=ScoringSection)
-    algo: GRPOConfig = field(default_factory=GRPOPlusPlusConfig)
+    algo: AlgoConfig = field(default_factory=AlgoConfig)
+    faults: FaultSection = field(default_factory=FaultSection)
     warm_start: WarmStartSection = field(default_factory=WarmStartSection)
     learner: LearnerSection = field(default_factory=LearnerSection)
     train: TrainSection = field(default_factory=TrainSection)

@@ -7,23 +7,30 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from rlagents.algos.history import zero_variance
 from rlagents.rollout.stream import Collected
-from rlagents.types import ScoredGroup, Trajectory
+from rlagents.types import FloatArray, ScoredGroup, Trajectory
 
 
-def rollout_metrics(collected: Collected) -> dict[str, float]:
-    """Means over all trajectories, or over those that did not fail; tags as in TensorBoard."""
+def rollout_metrics(collected: Collected, version: int) -> dict[str, float]:
+    """Means over all trajectories that were sampled, or over those that did not fail.
+
+    Tags are as in TensorBoard. Replayed members count in `sampling/replayed` and, as they are
+    trained on, in the staleness; everything else is of this iteration, dropped groups included.
+
+    Args:
+        collected: of the iteration.
+        version: weights version that learning began from.
+    """
     trajectories = collected.trajectories
     healthy = [t for t in trajectories if not t.stop.failed]
-    scores = np.concatenate([g.scores for g in collected.groups])
+    scores = np.concatenate([g.scores for g in collected.sampled])
     scores = scores[np.isfinite(scores)]
-    flat = sum(reason == "zero_variance" for _, reason in collected.dropped)
     figures = {
         "rollout/truncated_frac": float(np.mean([t.stop.cut for t in trajectories])),
         "rollout/failed_frac": 1 - len(healthy) / len(trajectories),
-        "sampling/zero_variance_frac": flat / len(collected.groups),
-        "sampling/groups_dropped": float(len(collected.dropped)),
-        "sampling/groups_kept": float(len(collected.kept)),
+        **_sampling(collected),
+        **_staleness(collected, version),
     }
     if len(scores):
         figures["train/score_mean"] = float(scores.mean())
@@ -40,6 +47,52 @@ def rollout_metrics(collected: Collected) -> dict[str, float]:
     return figures
 
 
+def _sampling(collected: Collected) -> dict[str, float]:
+    """What adaptive sampling did."""
+    plan, sampled = collected.plan, collected.sampled
+    flat = [_flat(group.scores) for group in sampled]
+    for place, (_, reason) in enumerate(collected.dropped, start=len(collected.kept)):
+        flat[place] |= reason == "zero_variance"  # of shaped scores
+    sides = Counter(_side(group, reason, plan.success) for group, reason in collected.dropped)
+    return {
+        "sampling/zero_variance_frac": float(np.mean(flat)),
+        "sampling/groups_kept": float(len(collected.kept)),
+        "sampling/groups_dropped": float(len(collected.dropped)),
+        "sampling/dropped_high": float(sides["high"]),
+        "sampling/dropped_low": float(sides["low"]),
+        "sampling/skipped": float(plan.skipped),
+        "sampling/retired": float(plan.retired),
+        "sampling/replayed": float(len(collected.replayed)),
+        "sampling/attempts_mean": float(np.mean([len(group.scores) for group in sampled])),
+    }
+
+
+def _flat(scores_G: FloatArray) -> bool:
+    """Whether there are scores to compare, and all are equal."""
+    scored = np.isfinite(scores_G)
+    return int(scored.sum()) > 1 and zero_variance(scores_G, scored)
+
+
+def _side(scored: ScoredGroup, reason: str, success: float) -> str:
+    """Whether a group was dropped because its task is too easy, too hard, or for something else."""
+    if reason == "zero_variance":
+        return "high" if np.nanmean(scored.scores) >= success else "low"
+    return {"above_band": "high", "below_band": "low"}.get(reason, "neither")
+
+
+def _staleness(collected: Collected, version: int) -> dict[str, float]:
+    """How many versions older than `version` the weights were that sampled the kept tokens."""
+    turns = [t for g in collected.kept for m in g.group.trajectories for t in m.turns]
+    if not turns:
+        return {}
+    ages = np.array([version - turn.weights_version for turn in turns])
+    tokens = np.array([len(turn.action_ids) for turn in turns])
+    return {
+        "staleness/mean": float(np.average(ages, weights=tokens)),
+        "staleness/max": float(ages.max()),
+    }
+
+
 def words(collected: Collected, metrics: Mapping[str, float]) -> str:
     """What came of an iteration, on one line."""
     score = f"score {metrics['train/score_mean']:.3f}" if "train/score_mean" in metrics else ""
@@ -52,6 +105,8 @@ def words(collected: Collected, metrics: Mapping[str, float]) -> str:
         if collected.kept
         else "NOTHING TRAINED",
         f"{causes.total()} dropped ({dropped})" if dropped else "",
+        f"{len(collected.replayed)} successes replayed" if collected.replayed else "",
+        "every task is retired: all are dealt again" if collected.plan.exhausted else "",
         f"{failed} episodes failed" if failed else "",
         f"entropy {metrics['policy/entropy']:.3f}" if "policy/entropy" in metrics else "",
     ]

@@ -13,17 +13,20 @@ import torch
 from rich.console import RenderableType
 
 from rlagents import build, checkpoint, runs
-from rlagents.algos.registry import make as make_algorithm
+from rlagents.algos import history
+from rlagents.algos.grpo import GRPO
+from rlagents.algos.state import AlgoState
 from rlagents.config import RunConfig
 from rlagents.data.tasks import TaskSource
 from rlagents.errors import CheckpointError, ConfigError, LearnerError
 from rlagents.interrupt import Interrupt, Interrupted
-from rlagents.journal import Journal
+from rlagents.journal import Journal, JournalReader
 from rlagents.learner.group import LearnerGroup
 from rlagents.load import load, resolved_yaml
 from rlagents.policy import models
 from rlagents.policy.chat import Chat
 from rlagents.preflight import check_env
+from rlagents.rollout.lag import WeightLag
 from rlagents.rollout.ledger import Ledger
 from rlagents.rollout.stream import RolloutStream, Watch
 from rlagents.runs import RunFolder
@@ -32,7 +35,7 @@ from rlagents.telemetry.progress import Display, results_table
 from rlagents.telemetry.sinks import JsonLines, JsonlSink, MultiSink, Sink, TensorBoardSink
 from rlagents.telemetry.spans import Spans
 from rlagents.train import Parts, RunState, train, write_summary
-from rlagents.types import EpisodeKey
+from rlagents.types import EpisodeKey, Trajectory
 from rlagents.warm_start import demonstrations_of, segments_of_demonstrations
 
 
@@ -135,22 +138,20 @@ def opened(
         pool = build.make_pool(config, device=str(device), notify=display.print)
         stack.callback(pool.close)
         chat = Chat(tokenizer, system=config.policy.system, history=config.policy.history)
-        algorithm = make_algorithm(config.algo)
+        algorithm = GRPO(config.algo)
         tasks = TaskSource(config.env, config.run.seed)
         watch = Watch(
             interval_s=config.telemetry.watchdog_s, report=display.print, check=interrupt.check
         )
         scorer = ReturnScorer()
-        sampling = build.sampling_of(config)
+        turns = build.sampling_of(config)
         stream = RolloutStream(
             pool=pool,
             tasks=tasks,
             scorer=scorer,
             reject=algorithm.reject,
-            groups=config.rollout.groups,
-            group_size=config.rollout.group_size,
-            max_refills=config.algo.max_refills if config.algo.filter_zero_variance else 0,
-            sampling=sampling,
+            sampling=turns,
+            recall=_recalling(journal, folder),
             ledger=ledger,
             record=journal.append,
             watch=watch,
@@ -167,10 +168,11 @@ def opened(
                 learner=learner,
                 algorithm=algorithm,
                 pool=pool,
+                lag=WeightLag(config.faults.weight_lag),
                 stream=stream,
                 tasks=tasks,
                 scorer=scorer,
-                sampling=sampling,
+                sampling=turns,
                 eval_sampling=build.eval_sampling_of(config),
                 journal=journal,
                 ledger=ledger,
@@ -257,7 +259,7 @@ def _save(parts: Parts, state: RunState) -> None:
         {"learner": tensors},
         {
             "learner": learner,
-            "run": dataclasses.asdict(state),
+            "run": {**dataclasses.asdict(state), "history": history.to_plain(state.history)},
             "ledger": parts.ledger.as_dict(),
         },
         keep=parts.config.checkpoint.keep,
@@ -274,7 +276,9 @@ def _restore(
         learner.load_state(
             checkpoint.unpack_state(saved.tensors["learner"], saved.state["learner"])
         )
-        state = RunState(**saved.state["run"])
+        run = saved.state["run"]
+        algo, known = AlgoState.of(run["algo"]), history.from_plain(run["history"])
+        state = RunState(**{**run, "algo": algo, "history": known})
         ledger = Ledger(saved.state["ledger"])
     except LearnerError as error:
         raise ConfigError(
@@ -284,6 +288,19 @@ def _restore(
         raise CheckpointError(f"{saved.path}: not a checkpoint of this run: {error}") from error
     display.print(f"resuming after iteration {state.iteration} (step {saved.step})")
     return state, ledger
+
+
+def _recalling(journal: Journal, folder: RunFolder) -> Callable[[EpisodeKey], Trajectory | None]:
+    """Reads trajectories of earlier iterations back from the journal that is being written."""
+    reader = JournalReader(folder.journal)
+
+    def recall(key: EpisodeKey) -> Trajectory | None:
+        journal.flush(sync=False)
+        reader.refresh()
+        record = reader.get(key)
+        return None if record is None else record.trajectory
+
+    return recall
 
 
 def _kept(state: RunState) -> Callable[[EpisodeKey], bool]:

@@ -1,8 +1,8 @@
 """From a YAML file and `key=value` overrides to a `RunConfig`, and back to YAML.
 
-The algorithm's name chooses the schema; every key and value is checked against it with its full
-name; OmegaConf then merges defaults, file and overrides, and follows `${section.key}`. Resolvers
-such as `oc.env` are refused: they would write secrets into the resolved configuration.
+Every key and value is checked against the dataclasses with its full name; OmegaConf then merges
+defaults, the preset that `algo.name` chooses, file and overrides, and follows `${section.key}`.
+Resolvers such as `oc.env` are refused: they would write secrets into the resolved configuration.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlagents import yaml_text
-from rlagents.algos.configs import GRPOConfig, GRPOPlusPlusConfig, algorithm_config
+from rlagents import preset, yaml_text
 from rlagents.config import RunConfig
 from rlagents.errors import ConfigError, nearest
 from rlagents.rules import FILE, OVERRIDE, check, moot
@@ -60,23 +58,25 @@ def resolved_yaml(config: RunConfig) -> str:
         *sections, name = key.split(".")
         section = values
         for part in sections:
-            section = section[part]
-        del section[name]
+            section = section.get(part, {})
+        section.pop(name, None)  # the whole section may be gone already
     return yaml_text.dump(values)
 
 
 def _build(file: dict[str, Any], overrides: dict[str, Any], *, training: bool) -> RunConfig:
-    algorithm = _algorithm([file, overrides])
+    name = _preset_name([file, overrides])
+    recipe, _ = checked(preset.read(name).values)
     given: dict[str, int] = {}
-    layers = []
+    layers = [recipe]
     for level, values in ((FILE, file), (OVERRIDE, overrides)):
-        layer, keys = checked(values, algorithm)
+        layer, keys = checked(values)
         list(_references(layer))
         layers.append(layer)
         given |= dict.fromkeys(keys, level)
+    layers.append({"algo": {"name": name}})
     try:
-        merged = OmegaConf.merge(_defaults(algorithm), *layers)
-        _check_targets(OmegaConf.to_container(merged), known_keys(algorithm))
+        merged = OmegaConf.merge(OmegaConf.structured(RunConfig()), *layers)
+        _check_targets(OmegaConf.to_container(merged), known_keys())
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "configuration"
@@ -141,25 +141,16 @@ def _override_values(overrides: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _algorithm(layers: Sequence[dict[str, Any]]) -> type[GRPOConfig]:
-    """The class that the last `algo.name` chooses; every layer then says that name.
+def _preset_name(layers: Sequence[dict[str, Any]]) -> str:
+    """The last `algo.name`.
 
-    An override may choose another algorithm than the file, whose other settings stay.
+    An override may choose another preset than the file, whose other settings stay.
     """
     sections = [s for s in (values.get("algo") for values in layers) if isinstance(s, dict)]
-    named = [section for section in sections if "name" in section]
+    named = [section["name"] for section in sections if "name" in section]
     if not named:
-        return GRPOPlusPlusConfig
-    name = named[-1]["name"]
-    algorithm = algorithm_config(name if isinstance(name, str) else shown(name))
-    for section in named:
-        section["name"] = algorithm().name
-    return algorithm
-
-
-@cache
-def _defaults(algorithm: type[GRPOConfig]) -> Any:
-    return OmegaConf.structured(RunConfig(algo=algorithm()))
+        return preset.DEFAULT
+    return named[-1] if isinstance(named[-1], str) else shown(named[-1])
 
 
 def _references(tree: Any) -> Iterator[tuple[str, str]]:

@@ -155,22 +155,23 @@ def play(config: RunConfig, origin: str | None) -> None:
 def preview(config: RunConfig) -> None:
     """Collect one real batch and print what would be trained: `rlagents preview`."""
     from rlagents import launch  # training's libraries, which nothing else here needs
+    from rlagents.train import plan_of
 
     with (
         Interrupt() as interrupt,
         Display() as display,
         _scratch() as folder,
-        launch.opened(config, folder, None, display, interrupt) as (parts, _),
+        launch.opened(config, folder, None, display, interrupt) as (parts, state),
     ):
         parts.pool.load(parts.learner.weights(), 0)
-        total = config.rollout.groups * config.rollout.group_size
-        with display.phase("one batch of rollouts", total) as phase:
+        plan = plan_of(config, state)
+        with display.phase("one batch of rollouts", plan.attempts) as phase:
 
             def advance(trajectory: Trajectory) -> None:
                 phase.expect(parts.ledger.started)
                 phase.advance()
 
-            collected = parts.stream.collect(0, advance)
+            collected = parts.stream.collect(0, plan, advance)
         lines = report(
             config,
             collected,

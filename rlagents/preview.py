@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from rich.text import Text
 
-from rlagents.algos.grpo import Credit
-from rlagents.algos.registry import Algorithm
+from rlagents.algos.crediting import Credit
+from rlagents.algos.grpo import GRPO
 from rlagents.config import RunConfig
-from rlagents.data.batches import make_batches
 from rlagents.policy.chat import Chat
 from rlagents.rollout.stream import Collected
+from rlagents.train import batches_of
 from rlagents.types import Batch, EpisodeKey, FloatArray, IntArray, ScoredGroup, Trajectory
 from rlagents.visible import escape
 
@@ -28,7 +28,7 @@ MAX_CHARACTERS = 2000
 def report(
     config: RunConfig,
     collected: Collected,
-    algorithm: Algorithm,
+    algorithm: GRPO,
     chat: Chat,
     *,
     pad_id: int,
@@ -43,15 +43,8 @@ def report(
     if not groups:
         yield Text("no group has a signal: nothing would be trained in this iteration")
         groups = collected.groups
-    credits = algorithm.advantages(groups)
-    batches = make_batches(
-        groups,
-        credits,
-        aggregation=algorithm.aggregation,
-        updates=config.algo.updates,
-        row_tokens=config.learner.row_tokens or config.context.window,
-        pad_id=pad_id,
-    )
+    credits = algorithm.advantages(groups, algorithm.initial_state())
+    batches = batches_of(config, groups, credits, pad_id)
     for number, batch in enumerate(batches):
         yield Text(_batch_line(number, batch))
     yield _legend(colour)
@@ -66,7 +59,7 @@ def report(
             credit = members[member]
             yield Text(
                 f"\n{trajectory.key}  score {float(group.scores[member]):.4g}  "
-                f"advantage {float(credit.advantages[0]):+.4g}  "
+                f"advantage {_span(credit.advantages, sign='+')}  "
                 f"{'gets gradient' if credit.gradient else 'NO GRADIENT'}  "
                 f"{len(trajectory.turns)} turns, {trajectory.contexts} segments, "
                 f"stop: {trajectory.stop.value}  "
@@ -118,11 +111,11 @@ def _weights(
     return weights
 
 
-def _span(weights: FloatArray) -> str:
-    if not len(weights):
+def _span(values: FloatArray, sign: str = "") -> str:
+    if not len(values):
         return "0"
-    low, high = float(weights.min()), float(weights.max())
-    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+    low, high = float(values.min()), float(values.max())
+    return f"{low:{sign}.3g}" if low == high else f"{low:{sign}.3g} to {high:{sign}.3g}"
 
 
 def _ends(group: ScoredGroup) -> list[int]:

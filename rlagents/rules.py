@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlagents.algos.configs import require
+from rlagents.algos.configs import SEQUENCE_OBJECTIVES, AlgoConfig, require
 from rlagents.config import RunConfig
 from rlagents.errors import ConfigError
 
@@ -72,16 +72,173 @@ _RULES = (
         "warm_start.episodes above 0 or warm_start.path",
     ),
     _Only(
-        ("algo.max_refills",),
-        lambda c: c.algo.filter_zero_variance,
-        ("algo.filter_zero_variance", "algo.name"),
-        "algo.filter_zero_variance: true",
+        ("algo.clip",),
+        lambda c: c.algo.objective not in ("sapo", "vespo"),
+        ("algo.objective",),
+        "an objective with bounds",
     ),
     _Only(
-        ("algo.overlong.factor",),
-        lambda c: c.algo.overlong.limit > 0,
-        ("algo.overlong.limit",),
-        "algo.overlong.limit above 0",
+        ("algo.clip.dual", "algo.clip.ceiling"),
+        lambda c: c.algo.objective == "clip",
+        ("algo.objective",),
+        "algo.objective: clip",
+    ),
+    *(
+        _Only(
+            (f"algo.{name}",),
+            lambda c, name=name: c.algo.objective == name,
+            ("algo.objective",),
+            f"algo.objective: {name}",
+        )
+        for name in ("sapo", "vespo")
+    ),
+    _Only(
+        ("algo.covariance.fraction",),
+        lambda c: c.algo.covariance.method != "none",
+        ("algo.covariance.method",),
+        "algo.covariance.method: clip or kl",
+    ),
+    _Only(
+        ("algo.covariance.low", "algo.covariance.high"),
+        lambda c: c.algo.covariance.method == "clip",
+        ("algo.covariance.method",),
+        "algo.covariance.method: clip",
+    ),
+    _Only(
+        ("algo.covariance.coef",),
+        lambda c: c.algo.covariance.method == "kl",
+        ("algo.covariance.method",),
+        "algo.covariance.method: kl",
+    ),
+    _Only(
+        ("algo.kl.estimator", "algo.kl.reference"),
+        lambda c: c.algo.kl.coef > 0,
+        ("algo.kl.coef",),
+        "algo.kl.coef above 0",
+    ),
+    _Only(
+        ("algo.kl.decay",),
+        lambda c: c.algo.kl.coef > 0 and c.algo.kl.reference == "moving",
+        ("algo.kl.coef", "algo.kl.reference"),
+        "algo.kl.coef above 0 and algo.kl.reference: moving",
+    ),
+    _Only(
+        ("algo.entropy.delta", "algo.entropy.limit"),
+        lambda c: c.algo.entropy.target > 0,
+        ("algo.entropy.target",),
+        "algo.entropy.target above 0",
+    ),
+    _Only(
+        ("algo.advantage.baseline", "algo.advantage.scale"),
+        lambda c: not c.algo.advantage.rewards,
+        ("algo.advantage.rewards",),
+        "algo.advantage.rewards: {} (several rewards have their own normalisation)",
+    ),
+    _Only(
+        ("algo.credit.grouping", "algo.credit.discount", "algo.shaping.potential"),
+        lambda c: c.algo.credit.turn > 0,
+        ("algo.credit.turn",),
+        "algo.credit.turn above 0",
+    ),
+    _Only(
+        ("algo.length_constant",),
+        lambda c: c.algo.aggregation == "constant",
+        ("algo.aggregation",),
+        "algo.aggregation: constant",
+    ),
+    _Only(
+        ("algo.correction.weight", "algo.correction.reject"),
+        lambda c: c.algo.proximal == "recomputed",
+        ("algo.proximal",),
+        "algo.proximal: recomputed",
+    ),
+    _Only(
+        (
+            "algo.correction.level",
+            "algo.correction.low",
+            "algo.correction.high",
+            "algo.correction.normalise",
+        ),
+        lambda c: c.algo.correction.weight != "none",
+        ("algo.correction.weight", "algo.proximal"),
+        "algo.correction.weight: truncate or mask",
+    ),
+    _Only(
+        ("algo.correction.reject_low", "algo.correction.reject_high"),
+        lambda c: c.algo.correction.reject == "geometric",
+        ("algo.correction.reject", "algo.proximal"),
+        "algo.correction.reject: geometric",
+    ),
+    _Only(
+        ("algo.correction.reject_k3",),
+        lambda c: c.algo.correction.reject == "k3",
+        ("algo.correction.reject", "algo.proximal"),
+        "algo.correction.reject: k3",
+    ),
+    _Only(
+        ("algo.sequence_unit",),
+        lambda c: reads_sequences(c.algo),
+        (
+            "algo.objective",
+            "algo.correction.level",
+            "algo.correction.reject",
+            "algo.correction.off_policy",
+        ),
+        "an objective or a correction of whole sequences",
+    ),
+    _Only(
+        (
+            "algo.sampling.skip",
+            "algo.sampling.retire",
+            "algo.sampling.curriculum",
+            "algo.sampling.group_sizes",
+            "algo.sampling.replay",
+        ),
+        lambda c: c.env.train_tasks > 0,
+        ("env.train_tasks",),
+        "env.train_tasks above 0: tasks that come back have a history",
+    ),
+    _Only(
+        ("algo.sampling.replay_window",),
+        lambda c: c.algo.sampling.replay > 0,
+        ("algo.sampling.replay", "env.train_tasks"),
+        "algo.sampling.replay above 0",
+    ),
+    _Only(
+        ("algo.sampling.band",),
+        lambda c: c.algo.sampling.filter == "band",
+        ("algo.sampling.filter",),
+        "algo.sampling.filter: band",
+    ),
+    _Only(
+        ("algo.sampling.max_refills",),
+        lambda c: c.algo.sampling.filter != "none",
+        ("algo.sampling.filter",),
+        "algo.sampling.filter: zero_variance or band",
+    ),
+    _Only(
+        ("algo.shaping.overlong.factor",),
+        lambda c: c.algo.shaping.overlong.limit > 0,
+        ("algo.shaping.overlong.limit",),
+        "algo.shaping.overlong.limit above 0",
+    ),
+    _Only(
+        tuple(f"algo.shaping.cosine.{n}" for n in ("threshold", "correct", "wrong", "exceeded")),
+        lambda c: c.algo.shaping.cosine.limit > 0,
+        ("algo.shaping.cosine.limit",),
+        "algo.shaping.cosine.limit above 0",
+    ),
+    _Only(
+        ("algo.shaping.repetition.ngram",),
+        lambda c: c.algo.shaping.repetition.penalty > 0,
+        ("algo.shaping.repetition.penalty",),
+        "algo.shaping.repetition.penalty above 0",
+    ),
+    _Only(
+        ("algo.shaping.format.penalty",),
+        lambda c: bool(c.algo.shaping.format.pattern),
+        ("algo.shaping.format.pattern",),
+        "algo.shaping.format.pattern",
     ),
     _Only(
         ("eval.every", "eval.greedy", "eval.temperature"),
@@ -122,6 +279,17 @@ def check(
     if training:
         _check_training(config)
     return config
+
+
+def reads_sequences(algo: AlgoConfig) -> bool:
+    """Whether any objective or correction looks at whole sequences."""
+    correction = algo.correction
+    return (
+        algo.objective in SEQUENCE_OBJECTIVES
+        or (correction.weight != "none" and correction.level == "sequence")
+        or correction.reject != "none"
+        or correction.off_policy > 0
+    )
 
 
 def moot(config: RunConfig) -> frozenset[str]:
@@ -185,11 +353,19 @@ def _check_sizes(config: RunConfig) -> None:
         algo.updates,
         f"at most rollout.groups ({rollout.groups}): an update needs a group",
     )
-    ramp = algo.overlong.limit - algo.overlong.cache
+    sizes, size = algo.sampling.group_sizes, rollout.group_size
     require(
-        algo.overlong.limit == 0 or ramp < rollout.max_tokens,
-        "algo.overlong.limit",
-        algo.overlong.limit,
+        sizes is None or sizes[0] <= size <= sizes[1],
+        "algo.sampling.group_sizes",
+        sizes,
+        f"a range that rollout.group_size ({size}), the mean, lies in",
+    )
+    overlong = algo.shaping.overlong
+    ramp = overlong.limit - overlong.cache
+    require(
+        overlong.limit == 0 or ramp < rollout.max_tokens,
+        "algo.shaping.overlong.limit",
+        overlong.limit,
         f"a ramp (limit - cache = {ramp}) that begins below rollout.max_tokens "
         f"({rollout.max_tokens}), or it would be ignored",
     )

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from rlagents.algos.configs import GRPOConfig, GRPOPlusPlusConfig
 from rlagents.config import RunConfig
 from rlagents.errors import ConfigError, nearest
 from rlagents.yaml_text import Plain
@@ -25,16 +24,17 @@ INTERPOLATION = re.compile(r"(\\*)\$\{([^}]*)(\}?)")
 _LARGEST = 2**63
 
 
-def known_keys(algorithm: type[GRPOConfig] = GRPOPlusPlusConfig) -> tuple[str, ...]:
+def known_keys() -> tuple[str, ...]:
     """Full keys of all sections and settings, in the order of the dataclasses."""
-    return tuple(_keys(_schema(RunConfig, algorithm), ""))
+    return tuple(_keys(_schema(RunConfig), ""))
 
 
 def nearest_key(key: str, known: Sequence[str]) -> str:
     """`; did you mean 'x'?` for a full key, or an empty string when nothing comes near."""
     key = key[:120]
     leaf = key.rpartition(".")[2]
-    same_leaf = [k for k in known if k.rpartition(".")[2] == leaf]
+    short = "".join(word[:1] for word in leaf.split("_"))  # learning_rate: lr
+    same_leaf = [k for k in known if k.rpartition(".")[2] in (leaf, short)]
     pool = same_leaf or list(known)
     match = difflib.get_close_matches(key, pool, n=1, cutoff=0.0 if same_leaf else 0.6)
     if match:
@@ -45,13 +45,11 @@ def nearest_key(key: str, known: Sequence[str]) -> str:
 
 
 @cache
-def _schema(cls: type, algorithm: type[GRPOConfig]) -> dict[str, Any]:
+def _schema(cls: type) -> dict[str, Any]:
     """Field -> type of a section; where the type is a section, its own schema."""
     hints: dict[str, Any] = get_type_hints(cls)
-    if cls is RunConfig:
-        hints = {**hints, "algo": algorithm}
     return {
-        name: _schema(hint, algorithm) if dataclasses.is_dataclass(hint) else hint
+        name: _schema(hint) if isinstance(hint, type) and dataclasses.is_dataclass(hint) else hint
         for name, hint in hints.items()
     }
 
@@ -63,20 +61,17 @@ def _keys(schema: Mapping[str, Any], prefix: str) -> Iterator[str]:
             yield from _keys(hint, f"{prefix}{name}.")
 
 
-def checked(
-    values: Mapping[str, Any], algorithm: type[GRPOConfig]
-) -> tuple[dict[str, Any], list[str]]:
+def checked(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Parsed YAML as the fields hold it, and the full keys of the settings that it gives.
 
     Args:
         values: section -> its values, with `Plain` scalars; interpolations pass unresolved.
-        algorithm: the schema of the section `algo`.
 
     Raises:
         ConfigError: one line with the full key.
     """
-    checker = _Checker(known_keys(algorithm))
-    return checker.section(values, _schema(RunConfig, algorithm), ""), checker.given
+    checker = _Checker(known_keys())
+    return checker.section(values, _schema(RunConfig), ""), checker.given
 
 
 class _Checker:

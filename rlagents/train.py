@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 
-from rlagents.algos.registry import Algorithm
+from rlagents.algos.crediting import Credit
+from rlagents.algos.grpo import GRPO
+from rlagents.algos.history import History
+from rlagents.algos.history import learn as remember
+from rlagents.algos.sampling import Plan
+from rlagents.algos.sampling import plan as plan_tasks
+from rlagents.algos.state import AlgoState
 from rlagents.config import RunConfig
-from rlagents.data.batches import Credit, make_batches
+from rlagents.data.batches import make_batches
 from rlagents.data.tasks import TaskSource
 from rlagents.evaluate import Mode, evaluate
 from rlagents.figures import best_and_worst, rollout_metrics, words
@@ -21,6 +27,7 @@ from rlagents.learner.group import LearnerGroup
 from rlagents.learner.step import REFERENCE
 from rlagents.policy.chat import Chat
 from rlagents.policy.sampler import Sampling
+from rlagents.rollout.lag import WeightLag
 from rlagents.rollout.ledger import Ledger
 from rlagents.rollout.pool import Pool
 from rlagents.rollout.stream import Collected, RolloutStream, Watch
@@ -30,7 +37,7 @@ from rlagents.telemetry.progress import Display, stage_words
 from rlagents.telemetry.show import trajectory_text
 from rlagents.telemetry.sinks import Sink
 from rlagents.telemetry.spans import Spans
-from rlagents.types import ScoredGroup, Trajectory
+from rlagents.types import Batch, EpisodeKey, ScoredGroup, Trajectory
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,6 +55,9 @@ class RunState:
     idle_iterations: int = 0
     """Iterations that made no optimizer step, because no group had a signal."""
     wall_s: float = 0.0
+    algo: AlgoState = field(default_factory=AlgoState)
+    history: History = field(default_factory=dict)
+    """What is known of each training task, where tasks come back."""
     finished: bool = False
     """The last evaluation is in `evals`, and all is saved."""
 
@@ -59,8 +69,9 @@ class Parts:
     config: RunConfig
     folder: RunFolder
     learner: LearnerGroup
-    algorithm: Algorithm
+    algorithm: GRPO
     pool: Pool
+    lag: WeightLag
     stream: RolloutStream
     tasks: TaskSource
     scorer: Scorer
@@ -86,8 +97,8 @@ def train(parts: Parts, state: RunState) -> RunState:
     Raises:
         Interrupted: at a safe point after Ctrl-C; learner and state are then consistent.
     """
-    config, total = parts.config, parts.config.train.iterations
-    if state.finished and state.iteration >= total:
+    config = parts.config
+    if state.finished and _ended(config, state):
         parts.display.print("this run is finished")
         return state
     with _Clock(state) as clock:
@@ -96,7 +107,7 @@ def train(parts: Parts, state: RunState) -> RunState:
         _publish(parts)
         while True:
             # At the head, so that a run that was stopped in an evaluation makes up for it.
-            ended, every = state.iteration >= total, config.eval.every
+            ended, every = _ended(config, state), config.eval.every
             if state.iteration and (ended or (every and state.iteration % every == 0)):
                 assess(parts, state, "rl")
             if ended:
@@ -116,47 +127,107 @@ def train(parts: Parts, state: RunState) -> RunState:
 def iterate(parts: Parts, state: RunState) -> None:
     """One iteration: rollouts, advantages, optimizer steps, new weights to the workers."""
     config, spans = parts.config, parts.spans
-    total, before = config.rollout.groups * config.rollout.group_size, parts.ledger.started
     title = f"iteration {state.iteration + 1}/{config.train.iterations}"
+    plan = plan_of(config, state)
+    parts.lag.publish(parts.pool, parts.learner)
+    collected = _collect(parts, state, plan, title)
+    with spans.span("score", iteration=state.iteration):
+        credits = parts.algorithm.advantages(collected.kept, state.algo)
+    batches = batches_of(config, collected.kept, credits, parts.pad_id)
+    parts.interrupt.check()
+    steps = len(batches) * config.algo.epochs
     with (
-        parts.display.phase(f"{title} rollouts", total) as phase,
-        spans.span("rollout", iteration=state.iteration),
+        parts.display.phase(f"{title} learning", steps) as phase,
+        spans.span("learn", iteration=state.iteration),
+    ):
+        figures = learn(parts, state, batches, lambda loss: phase.advance(loss=loss))
+    with spans.span("sync", iteration=state.iteration):
+        _publish(parts)
+    _settle(parts, collected, credits)
+    # What an interrupted iteration would have taught is learned when it is repeated.
+    state.algo = parts.algorithm.after_groups(state.algo, collected.sampled)
+    state.history = remember(
+        state.history, collected.outcomes, config.algo.sampling, state.iteration
+    )
+    state.iteration += 1
+    state.env_turns += sum(len(t.turns) for t in collected.trajectories)
+    state.tokens_sampled += sum(t.sampled_tokens for t in collected.trajectories)
+    _log(parts, state, collected, figures)
+
+
+def plan_of(config: RunConfig, state: RunState) -> Plan:
+    """Which tasks the next iteration attempts, and how often."""
+    return plan_tasks(
+        config.algo.sampling,
+        state.history,
+        tasks=config.env.train_tasks,
+        groups=config.rollout.groups,
+        group_size=config.rollout.group_size,
+        seed=config.run.seed,
+        iteration=state.iteration,
+    )
+
+
+def _collect(parts: Parts, state: RunState, plan: Plan, title: str) -> Collected:
+    """Roll out the iteration's groups."""
+    before = parts.ledger.started
+    with (
+        parts.display.phase(f"{title} rollouts", plan.attempts) as phase,
+        parts.spans.span("rollout", iteration=state.iteration),
     ):
 
         def advance(trajectory: Trajectory) -> None:
             phase.expect(parts.ledger.started - before)  # dropped groups start others
             phase.advance()
 
-        collected = parts.stream.collect(state.iteration, advance)
-    with spans.span("score", iteration=state.iteration):
-        credits = parts.algorithm.advantages(collected.kept)
-    batches = make_batches(
-        collected.kept,
+        return parts.stream.collect(state.iteration, plan, advance)
+
+
+def batches_of(
+    config: RunConfig,
+    groups: Sequence[ScoredGroup],
+    credits: Sequence[Sequence[Credit]],
+    pad_id: int,
+) -> list[Batch]:
+    """The batches of an iteration, one optimizer step each in every epoch."""
+    algo = config.algo
+    return make_batches(
+        groups,
         credits,
-        aggregation=parts.algorithm.aggregation,
-        updates=config.algo.updates,
+        aggregation=algo.aggregation,
+        length_constant=algo.length_constant or config.rollout.max_turns * config.policy.max_tokens,
+        updates=algo.updates,
         row_tokens=config.learner.row_tokens or config.context.window,
-        pad_id=parts.pad_id,
+        pad_id=pad_id,
     )
-    parts.interrupt.check()
-    figures: list[Mapping[str, float]] = []
-    with (
-        parts.display.phase(f"{title} learning", len(batches)) as phase,
-        spans.span("learn", iteration=state.iteration),
-    ):
-        if parts.algorithm.columns:
-            batches = [parts.learner.columns(b, parts.algorithm.columns) for b in batches]
-        for batch in batches:
-            figures.append(parts.learner.step(batch, parts.algorithm.loss_terms).metrics)
-            state.tokens_trained += batch.trained_tokens
-            phase.advance(loss=figures[-1]["train/loss"])
-    with spans.span("sync", iteration=state.iteration):
-        _publish(parts)
-    _settle(parts, collected, credits)
-    state.iteration += 1
-    state.env_turns += sum(len(t.turns) for t in collected.trajectories)
-    state.tokens_sampled += sum(t.sampled_tokens for t in collected.trajectories)
-    _log(parts, state, collected, figures)
+
+
+def learn(
+    parts: Parts, state: RunState, batches: Sequence[Batch], advance: Callable[[float], None]
+) -> list[Mapping[str, float]]:
+    """The optimizer steps of an iteration; their figures."""
+    algorithm, learner, figures = parts.algorithm, parts.learner, []
+    if algorithm.columns:
+        batches = [learner.columns(batch, algorithm.columns) for batch in batches]
+    for batch in list(batches) * parts.config.algo.epochs:
+        if algorithm.derives:  # from the weights as they are now
+            batch = learner.columns(
+                batch, algorithm.step_columns, derive=algorithm.derive, seed=learner.steps
+            )
+        stats = learner.step(
+            batch, algorithm.objective(state.algo), entropy_gradient=algorithm.entropy_gradient
+        )
+        metrics = dict(stats.metrics)
+        if algorithm.entropy_gradient:
+            metrics["policy/entropy_coef"] = state.algo.entropy_coef
+            state.algo = algorithm.after_step(state.algo, metrics["policy/entropy"])
+        state.tokens_trained += batch.trained_tokens
+        figures.append(metrics)
+        advance(metrics["train/loss"])
+    kl = parts.config.algo.kl
+    if kl.coef > 0 and kl.reference == "moving":
+        learner.move_reference(kl.decay)
+    return figures
 
 
 def assess(parts: Parts, state: RunState, stage: str) -> None:
@@ -172,7 +243,7 @@ def assess(parts: Parts, state: RunState, stage: str) -> None:
         if (stage, parts.learner.steps, mode) in map(_place, state.evals):
             continue
         when = stage_words(stage, warm)
-        if stage == "rl" and state.iteration < parts.config.train.iterations:
+        if stage == "rl" and not _ended(parts.config, state):
             when = f"after iteration {state.iteration}"
         title = f"evaluation {when}{'' if mode == 'sampled' else ', greedy'}"
         with (
@@ -193,7 +264,7 @@ def assess(parts: Parts, state: RunState, stage: str) -> None:
                 advance=lambda trajectory: phase.advance(),
             )
         tag = _eval_tag(parts, state, stage, mode)
-        state.evals.append(result.as_dict())
+        state.evals.append({**result.as_dict(), "tokens_sampled": state.tokens_sampled})
         if tag is not None and result.score_mean is not None:
             parts.sink.log(parts.learner.steps, {tag: result.score_mean})
         parts.display.print(f"{title}: {result.words}")
@@ -241,11 +312,17 @@ def _start(parts: Parts, state: RunState, clock: _Clock) -> None:
         assess(parts, state, "warm_start")
     if REFERENCE in parts.algorithm.columns:
         parts.learner.freeze_reference()
+    state.algo = parts.algorithm.initial_state()
     parts.interrupt.check()
     state.warm = True
     clock.stamp()
     parts.save(parts, state)
     write_summary(parts, state)
+
+
+def _ended(config: RunConfig, state: RunState) -> bool:
+    spent = 0 < config.train.max_tokens <= state.tokens_sampled
+    return spent or state.iteration >= config.train.iterations
 
 
 def _publish(parts: Parts) -> None:
@@ -259,17 +336,25 @@ def _settle(parts: Parts, collected: Collected, credits: Sequence[Sequence[Credi
     filtered, `no_gradient`.
     """
     for scored, members in zip(collected.kept, credits, strict=True):
-        _settle_group(parts, scored, [None if c.gradient else "no_gradient" for c in members])
+        reasons = [None if c.gradient else "no_gradient" for c in members]
+        _settle_group(parts, scored, reasons, collected.replayed)
     for scored, reason in collected.dropped:
-        _settle_group(parts, scored, [reason] * len(scored.scores))
+        _settle_group(parts, scored, [reason] * len(scored.scores), collected.replayed)
     parts.ledger.check(running=0)
 
 
-def _settle_group(parts: Parts, scored: ScoredGroup, reasons: Sequence[str | None]) -> None:
+def _settle_group(
+    parts: Parts,
+    scored: ScoredGroup,
+    reasons: Sequence[str | None],
+    replayed: Set[EpisodeKey],
+) -> None:
     """Count and note each member; a reason of None is one that was trained on."""
     ledger = parts.ledger
     rows = zip(scored.group.trajectories, scored.scores, reasons, strict=True)
     for trajectory, score, reason in rows:
+        if trajectory.key in replayed:
+            continue  # settled in the iteration that sampled it
         if trajectory.stop.failed:
             ledger.failed[trajectory.stop.value] += 1
             disposition = f"failed:{trajectory.stop.value}"
@@ -286,7 +371,10 @@ def _settle_group(parts: Parts, scored: ScoredGroup, reasons: Sequence[str | Non
 
 
 def _log(
-    parts: Parts, state: RunState, collected: Collected, figures: Sequence[Mapping[str, float]]
+    parts: Parts,
+    state: RunState,
+    collected: Collected,
+    figures: Sequence[Mapping[str, float]],
 ) -> None:
     """Learner figures at each step; those of the iteration at its last step."""
     last = parts.learner.steps
@@ -294,17 +382,18 @@ def _log(
     for step, figure in enumerate(figures, start=first):
         if step < last:
             parts.sink.log(step, figure)
-    metrics = {**rollout_metrics(collected), **parts.spans.take_totals()}
+    current = last - len(figures)  # the version that an up-to-date sampler had
+    metrics = {**rollout_metrics(collected, current), **parts.spans.take_totals()}
     seconds = metrics.get("time/rollout_s", 0.0)
     if seconds > 0:
         sampled = sum(t.sampled_tokens for t in collected.trajectories)
         metrics["rollout/tokens_per_s"] = sampled / seconds
     metrics |= figures[-1] if figures else {}
-    metrics["staleness/mean"], metrics["staleness/max"] = 0.0, 0.0
     metrics["train/iteration"] = float(state.iteration)
+    metrics["train/tokens_sampled"] = float(state.tokens_sampled)
     if figures:  # without a step there is no new place on the axis
         parts.sink.log(last, metrics)
-        shown = best_and_worst(collected.groups, parts.config.telemetry.trajectories)
+        shown = best_and_worst(collected.sampled, parts.config.telemetry.trajectories)
         for tag, score, trajectory in shown:
             parts.sink.text(last, tag, trajectory_text(trajectory, score))
     state.idle_iterations += not figures

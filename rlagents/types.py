@@ -145,6 +145,8 @@ class Turn:
     behaviour_logprobs: FloatArray
     """[A] natural-log probability of each action token when it was sampled."""
     reward: float = 0.0
+    potential: float = 0.0
+    """The environment's `info["potential"]` of the state that the action was chosen in."""
     context: int = 0
     """The context this turn extends. Contexts may interleave."""
     temperature: float = 1.0
@@ -176,6 +178,8 @@ class Trajectory:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Numbers of the whole episode: those of the environment's final `info["metrics"]`, prefixed
     `env/`, and `seconds`."""
+    final_potential: float = 0.0
+    """The environment's `info["potential"]` of the last state; 0 where the task terminated."""
 
     @property
     def episode_return(self) -> float:

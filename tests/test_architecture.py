@@ -22,6 +22,7 @@ LAYERS = (
         "schema",
         "rules",
         "load",
+        "preset",
         "runs",
         "interrupt",
         "journal",
@@ -37,6 +38,7 @@ LAYERS = (
         "build",
         "launch",
         "policies",
+        "ablate",
         "bench",
         "cli",
         "__main__",
@@ -44,15 +46,19 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-SIDEWAYS = {"config", "yaml_text", "schema", "rules", "load", "runs"}
+SIDEWAYS = {"config", "yaml_text", "schema", "rules", "load", "preset", "runs"}
 """The modules of the configuration may import each other (and `algos.configs`) inside layer 1."""
 
 EVERYWHERE_BENCH = "bench/"
 MAY_IMPORT = {
     "torch": (
-        "algos/losses.py",
+        "algos/corrections.py",
+        "algos/divergences.py",
         "algos/grpo.py",
-        "algos/registry.py",
+        "algos/objectives.py",
+        "algos/selection.py",
+        "algos/terms.py",
+        "algos/units.py",
         "learner/",
         "policy/local.py",
         "policy/cache.py",
@@ -74,11 +80,12 @@ MAY_IMPORT = {
         "weights.py",
         "build.py",
         "launch.py",
+        "ablate/run.py",
     ),
     "transformers": ("learner/", "policy/", "checkpoint/", "build.py", "launch.py"),
-    "trl": ("learner/sft.py",),
+    "trl": ("learner/sft.py", "trl_bridge.py"),
     "tensorboard": ("telemetry/",),
-    "matplotlib": ("telemetry/curves.py",),
+    "matplotlib": ("telemetry/curves.py", "telemetry/ablation.py"),
     "subprocess": ("envs/sandbox/",),
     "multiprocessing": ("envs/sandbox/",),
     "socket": (
@@ -98,6 +105,7 @@ MAY_IMPORT = {
 MAY_WRITE = (
     "checkpoint/",
     "journal/",
+    "telemetry/ablation.py",
     "telemetry/curves.py",
     "telemetry/sinks.py",
     "telemetry/spans.py",
@@ -106,6 +114,7 @@ MAY_WRITE = (
     "runs.py",
     "envs/sandbox/",
     "policy/models.py",
+    "ablate/",
     "cli.py",
 )
 WRITES = {"write_text", "write_bytes", "mkdir", "unlink", "rename", "replace", "rmdir", "touch"}
@@ -224,7 +233,7 @@ def test_effects_have_an_address(path: Path) -> None:
         ("policy/x.py", "def f():\n    import rlagents.learner.step"),
         ("types.py", "import rlagents.config"),
         ("envs/x.py", "from rlagents.journal import Journal"),
-        ("config.py", "from rlagents.algos import losses"),
+        ("config.py", "from rlagents.algos import objectives"),
         ("rollout/x.py", "from rlagents.learner.model import Model"),
         ("learner/x.py", "from rlagents import rollout"),
         ("train.py", "from rlagents.build import make_pool"),
@@ -282,6 +291,7 @@ def test_reading_and_string_methods_are_no_writes() -> None:
         "rlagents.envs.sandbox",
         "rlagents.scoring",
         "rlagents.cli",
+        "rlagents.ablate.plan",
     ],
 )
 def test_light_modules_load_neither_torch_nor_ray(module: str) -> None:

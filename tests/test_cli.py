@@ -27,7 +27,7 @@ NUMBERS = tuple(
     and k not in ("rollout.executor", "rollout.deterministic", "rollout.ray_address")
 )
 CHOICES = {
-    "algo.scale": "group",
+    "algo.advantage.scale": "group",
     "algo.aggregation": "token_mean",
     "algo.name": "grpo_pp",
     "learner.dtype": "bfloat16",
@@ -44,7 +44,7 @@ CONTRADICTIONS = (
     ("policy.max_tokens", "policy.max_tokens=6{n}0"),
     ("rollout.cache_tokens", "rollout.cache_tokens={n}"),
     ("warm_start.lr", "warm_start.lr=0.{n}"),
-    ("algo.max_refills", "algo.name=grpo algo.max_refills={n}"),
+    ("algo.sampling.max_refills", "algo.name=grpo algo.sampling.max_refills={n}"),
     ("env.id", "env.id=rlagents/KeyRoom{n}-v0"),
     ("env.id", "env.id=no_such_module_{n}:Thing-v0"),
     ("env.kwargs.horizn", "env.kwargs.horizn={n}"),

@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlagents import yaml_text
-from rlagents.algos.configs import GRPOConfig, GRPOPlusPlusConfig
 from rlagents.config import RunConfig
 from rlagents.errors import ConfigError
 from rlagents.load import from_yaml_text, load, resolved_yaml
 from rlagents.rules import check
 from rlagents.schema import known_keys, nearest_key
+
+GRPO = "algo.name=grpo"
+"""The preset that is what the dataclasses say."""
 
 
 def load_text(tmp_path: Path, text: str, *overrides: str) -> RunConfig:
@@ -33,7 +35,7 @@ def problem(*overrides: str, path: str | None = None) -> str:
 
 
 def test_nothing_given_is_the_defaults() -> None:
-    assert load(None) == RunConfig()
+    assert load(None, [GRPO]) == RunConfig()
 
 
 def test_an_override_beats_the_file_and_the_file_beats_the_default(tmp_path: Path) -> None:
@@ -50,16 +52,14 @@ def test_of_two_overrides_the_last_wins_and_mappings_merge() -> None:
     assert config.env.kwargs == {"a": 1, "b": 3}
 
 
-def test_the_name_of_the_algorithm_chooses_the_schema_and_its_defaults(tmp_path: Path) -> None:
-    plain = load_text(tmp_path, "algo: {name: grpo_pp, clip_low: 0.1}", "algo.name=grpo")
-    assert type(plain.algo) is GRPOConfig
-    assert (plain.algo.clip_low, plain.algo.clip_high, plain.algo.scale) == (0.1, 0.2, "group")
-    assert type(load(None).algo) is GRPOPlusPlusConfig
+def test_an_override_may_choose_another_preset_and_the_file_keeps_its_word(tmp_path: Path) -> None:
+    plain = load_text(tmp_path, "algo: {name: grpo_pp, clip: {low: 0.1}}", "algo.name=grpo").algo
+    assert (plain.clip.low, plain.clip.high, plain.advantage.scale) == (0.1, 0.2, "group")
 
 
 @pytest.mark.parametrize("empty", ["", "# nothing yet\n", "---\n"])
 def test_an_empty_file_is_the_defaults(tmp_path: Path, empty: str) -> None:
-    assert load_text(tmp_path, empty) == RunConfig()
+    assert load_text(tmp_path, empty, GRPO) == RunConfig()
 
 
 @pytest.mark.parametrize("written", ["yes", "no", "012", "1e5", "1:30", "true", "7"])
@@ -92,7 +92,8 @@ MISTAKES = [
     (["policy.tiny.layer=3"], "policy.tiny.layer: unknown key", "policy.tiny.layers"),
     (["policy.tinny.width=8"], "policy.tinny.width: unknown key", "policy.tiny.width"),
     (["group_size=4"], "group_size: unknown key", "rollout.group_size"),
-    (["algo.overlong.limt=4"], "algo.overlong.limt: unknown key", "algo.overlong.limit"),
+    (["algo.clip.hihg=4"], "algo.clip.hihg: unknown key", "algo.clip.high"),
+    (["algo.clip_low=0.1"], "algo.clip_low: unknown key", "algo.clip.low"),
     (["learner.learning_rate=1"], "learner.learning_rate: unknown key", "learner.lr"),
     (["run.name.x=1"], "run.name: expected a string, got {'x': 1}", None),
     # wrong types
@@ -121,10 +122,10 @@ MISTAKES = [
     (["policy=null"], "policy: expected a section", None),
     (["env.kwargs=~"], "env.kwargs: expected a mapping, got null", None),
     # choices
-    (["algo.name=grp"], "algo.name: unknown algorithm 'grp'", "grpo"),
-    (["algo.name=[grpo]"], "algo.name: unknown algorithm \"['grpo']\"", "grpo"),
-    (["algo.name=null"], "algo.name: unknown algorithm 'null'", None),
-    (["algo.scale=grop"], "algo.scale: expected one of group, batch, none, got 'grop'", "group"),
+    (["algo.name=grp"], "algo.name: expected a preset (cispo, dapo, ", "grpo"),
+    (["algo.name=[grpo]"], "got \"['grpo']\"", "grpo"),
+    (["algo.name=null"], "algo.name: expected a preset (cispo, dapo, ", None),
+    (["algo.advantage.scale=grop"], "algo.advantage.scale: expected one of group, ba", "group"),
     (["learner.device=gpu"], "learner.device: expected one of auto, cpu, cuda, mps", "cpu"),
     # the form of an override
     (["rollout.groups"], "'rollout.groups': expected section.key=value", "rollout.groups"),
@@ -166,7 +167,7 @@ MISTAKES = [
         None,
     ),
     (["algo.updates=17"], "algo.updates: expected at most rollout.groups (16)", None),
-    (["algo.overlong.limit=1000000"], "algo.overlong.limit: expected a ramp", None),
+    (["algo.shaping.overlong.limit=1000000"], "algo.shaping.overlong.limit: expected a ra", None),
     # settings that would be ignored
     (["policy.model=x", "policy.tiny.width=64"], "policy.tiny.width: got 64, which would", None),
     (["context.strategy=full", "context.overlap=3"], "context.overlap: got 3, which wou", None),
@@ -178,8 +179,30 @@ MISTAKES = [
     (["warm_start.path=x", "warm_start.expert=oracle"], "warm_start.expert: got 'oracle'", None),
     (["warm_start.path=x", "warm_start.env_kwargs.a=1"], "warm_start.env_kwargs: got {'", None),
     (["warm_start.path=x", "warm_start.episodes=4"], "warm_start.path: expected either a", None),
-    (["algo.name=grpo", "algo.max_refills=1"], "algo.max_refills: got 1, which would be", None),
-    (["algo.overlong.factor=2"], "algo.overlong.factor: got 2.0, which would be ignored", None),
+    ([GRPO, "algo.sampling.max_refills=1"], "algo.sampling.max_refills: got 1, which", None),
+    (["algo.shaping.overlong.factor=2"], "algo.shaping.overlong.factor: got 2.0, which", None),
+    (["algo.objective=sapo", "algo.clip.high=2"], "algo.clip.high: got 2.0, which would", None),
+    (["algo.objective=gspo", "algo.clip.dual=3"], "algo.clip.dual: got 3.0, which would", None),
+    (["algo.sapo.positive=2"], "algo.sapo.positive: got 2.0, which would be ignored; it ", None),
+    (["algo.correction.weight=mask"], "it needs algo.proximal: recomputed", None),
+    (
+        ["algo.proximal=recomputed", "algo.correction.high=3"],
+        "algo.correction.high: got 3.0, which would be ignored; it needs algo.correction.weight",
+        None,
+    ),
+    (["algo.sequence_unit=segment"], "it needs an objective or a correction of whole seq", None),
+    (["algo.sampling.retire=0.9"], "it needs env.train_tasks above 0", None),
+    (["algo.credit.discount=0.9"], "algo.credit.discount: got 0.9, which would be ignored", None),
+    (["algo.shaping.potential=1"], "algo.shaping.potential: got 1.0, which would be ign", None),
+    (["algo.kl.estimator=k1"], "algo.kl.estimator: got 'k1', which would be ignored; it", None),
+    (["algo.kl.coef=1", "algo.kl.decay=0.5"], "algo.kl.decay: got 0.5, which would be ig", None),
+    (["algo.length_constant=9"], "it needs algo.aggregation: constant", None),
+    # values that the algorithm's sections refuse by themselves
+    (["algo.clip.dual=0.5"], "algo.clip.dual: expected 0, or above 1, got 0.5", None),
+    (["algo.clip.ceiling=1.1"], "algo.clip.ceiling: expected 0, or above 1 + algo.clip.high", None),
+    (["algo.shaping.format.pattern='['"], "algo.shaping.format.pattern: expected a regular", None),
+    (["algo.sampling.group_sizes=[1, 4]"], "algo.sampling.group_sizes: expected the fewest", None),
+    (["algo.credit.trajectory=0"], "algo.credit.turn: expected above 0 where algo.credit.t", None),
     (["eval.episodes=0", "eval.greedy=true"], "eval.greedy: got True, which would be ig", None),
     (["telemetry.tensorboard=false", "telemetry.trajectories=1"], "telemetry.trajectories:", None),
 ]
@@ -237,7 +260,7 @@ def test_an_override_may_switch_off_what_the_file_sets_and_resets_it(tmp_path: P
     text = (
         "rollout: {executor: ray, workers: 2, ray_address: auto}\nwarm_start: {episodes: 3, lr: 1}"
     )
-    config = load_text(tmp_path, text, "rollout.executor=local", "warm_start.episodes=0")
+    config = load_text(tmp_path, text, "rollout.executor=local", "warm_start.episodes=0", GRPO)
     assert config == RunConfig()
     for both in ["rollout.workers=2", "warm_start.lr=1"]:
         with pytest.raises(ConfigError, match="would be ignored"):

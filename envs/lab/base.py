@@ -24,7 +24,8 @@ class LabEnv(gymnasium.Env[str, str], ABC):
     A subclass draws a task (`_draw`), answers actions (`_answer`) and keeps a running score
     (`_score`); the reward of a turn is what the score changed by, so that the sum of the rewards
     is the score exactly. Only `terminated` is ever set: the task is over when it is done or when
-    its budget is gone. Every action is legal text; one that means nothing costs its turn.
+    its budget is gone. Every action is legal text; one that means nothing costs its turn. A
+    subclass may say how much a state promises (`_potential`), for potential-based shaping.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium's declaration
@@ -84,7 +85,19 @@ class LabEnv(gymnasium.Env[str, str], ABC):
         return self._last, reward, self._done, False, self._info()
 
     def _info(self) -> dict[str, Any]:
-        return {"metrics": {"turns": float(self._turn), **self._metrics()}}
+        info: dict[str, Any] = {"metrics": {"turns": float(self._turn), **self._metrics()}}
+        potential = self._potential()
+        if potential is not None:
+            # Nothing is still to come after the end, whatever the state looks like.
+            info["potential"] = 0.0 if self._done else potential
+        return info
+
+    def _potential(self) -> float | None:
+        """What this state promises, for `info["potential"]`; None where that is not known.
+
+        A function of the state alone: never of how good the last action was.
+        """
+        return None
 
     @abstractmethod
     def _draw(self) -> str:

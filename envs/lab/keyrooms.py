@@ -39,6 +39,11 @@ class KeyRooms(LabEnv):
     48, 0.6250). Sampled imitation needs expert_waste + 1 / (1 - expert_error) turns a door. Not
     to look is what remains to be learned from reward.
 
+    `info["potential"]` is the score that a flawless walk would still add: the doors that are left,
+    or the turns for them where these are fewer, divided by `horizon`. Reward and shaping together
+    are then 0 for a right code or a look with turns to spare, and -1 / `horizon` for each turn that
+    costs a door.
+
     Known scores, with D doors and T turns for them (and without `penalty`): oracle 1 exactly. The
     random policy says one of `codes` codes or looks, uniformly, and opens with
     p = 1 / (codes + 1) a turn: E[min(D, Bin(T, p))] / D. The expert has opened door k in time
@@ -145,6 +150,11 @@ class KeyRooms(LabEnv):
 
     def _score(self) -> float:
         return self._counts["opened"] / self.horizon - self.penalty * self._counts["wrong"]
+
+    def _potential(self) -> float:
+        # The turns of the fact rooms are on top, so that in them no door is short of a turn.
+        left = self.horizon - self._counts["opened"]
+        return min(left, self.turns - self._turn) / self.horizon
 
     def _metrics(self) -> dict[str, float]:
         done = float(self._counts["opened"] == self.horizon)

@@ -39,6 +39,9 @@ class Lock(LabEnv):
     Score: 1 when the lock opens, else 0. With `partial` it is the furthest position that was
     solved divided by `horizon`, paid as it is reached.
 
+    `info["potential"]` is the position in the combination divided by `horizon`, which makes all or
+    nothing a reward at each place.
+
     Known scores, with p = 1 / symbols: oracle 1 exactly. The random policy says uniform letters.
     With `wrong="end"` it scores p**H, and sum(p**k for k = 1..H) / H with `partial`; with "stay"
     and T turns P[Bin(T, p) >= H], and E[min(H, Bin(T, p))] / H with `partial`. The expert knows
@@ -136,6 +139,9 @@ class Lock(LabEnv):
         if self.partial:
             return self._furthest / self.horizon
         return float(self._furthest == self.horizon)
+
+    def _potential(self) -> float:
+        return self._position / self.horizon
 
     def _metrics(self) -> dict[str, float]:
         return {

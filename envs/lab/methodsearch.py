@@ -26,6 +26,10 @@ class MethodSearch(LabEnv):
     [-1, 0.9] for the others, the baseline is uniform in [0.4, 0.6] and gain in [0.1, 0.3].
     A measurement adds Gaussian noise with standard deviation `noise`, and has two decimals.
 
+    `info["potential"]` is the share of the methods that were measured at least once: what a
+    submission can be based on. With shaping the first run of each method pays, and the submission
+    pays it back, so that looking around is credited where it happens.
+
     Score, paid at the end: r of the submitted method (the best 1, the baseline 0, a worse one
     negative) less `cost` times the share of the `horizon` turns that were used before the
     submission. Without a submission: -cost.
@@ -82,6 +86,7 @@ class MethodSearch(LabEnv):
         self._gain = rng.uniform(0.1, 0.3)
         self._submitted: int | None = None
         self._notebook = ""
+        self._measured: set[int] = set()
         self._counts = dict.fromkeys(("runs", "notes", "invalid"), 0)
         few = self.methods <= 26
         names = " ".join(self.names) if few else f"{self.names[0]} to {self.names[-1]}"
@@ -102,6 +107,7 @@ class MethodSearch(LabEnv):
             return self._line(""), False
         if verb == "run" and method is not None:
             self._counts["runs"] += 1
+            self._measured.add(method)
             quality = self._baseline + self._gain * self.relative[method]
             measured = quality + self.noise * self.rng.normal()
             return self._line(f"{self.names[method]} {measured:.2f} "), False
@@ -125,6 +131,9 @@ class MethodSearch(LabEnv):
             return -self.cost if self._turn >= self.turns else 0.0
         spent = (self._turn - 1) / self.turns
         return float(self.relative[self._submitted]) - self.cost * spent
+
+    def _potential(self) -> float:
+        return len(self._measured) / self.methods
 
     def _metrics(self) -> dict[str, float]:
         chosen = self._submitted

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
-from rlagents.data.packing import pack, sequence_mean_weights, token_mean_weights
+import numpy as np
+
+from rlagents.algos.configs import Aggregation
+from rlagents.data.packing import (
+    constant_weights,
+    pack,
+    prompt_mean_weights,
+    sequence_mean_weights,
+    sequence_sum_weights,
+    token_mean_weights,
+)
 from rlagents.data.segments import segments_of
 from rlagents.types import Batch, FloatArray, ScoredGroup, Segment
 
-WEIGHTS = {"token_mean": token_mean_weights, "sequence_mean": sequence_mean_weights}
-"""How token terms add up, normalised over the whole batch."""
+WEIGHTS: Mapping[Aggregation, Callable[..., list[FloatArray]]] = {
+    "token_mean": token_mean_weights,
+    "sequence_mean": sequence_mean_weights,
+    "sequence_sum": sequence_sum_weights,
+    "constant": constant_weights,
+    "prompt_mean": prompt_mean_weights,
+}
+"""How token terms add up, normalised over the whole batch. `constant` takes its constant too, and
+`prompt_mean` the task of each label."""
 
 
 class Credit(Protocol):
@@ -41,20 +58,35 @@ def make_batches(
     groups: Sequence[ScoredGroup],
     credits: Sequence[Sequence[Credit]],
     *,
-    aggregation: str,
+    aggregation: Aggregation,
     updates: int,
     row_tokens: int,
     pad_id: int,
+    length_constant: int = 0,
 ) -> list[Batch]:
     """Deal the groups into `updates` batches, one optimizer step each.
 
     Groups without a trajectory that gets gradient give nothing; so may a whole batch, which is
     then left out.
+
+    Args:
+        aggregation: what the weights of each batch, over all of its tokens, add terms up to.
+        length_constant: tokens that `constant` divides by; the others do not read it.
+
+    Raises:
+        ValueError: when `constant` has no `length_constant`, or a segment no room in a row.
     """
     batches: list[Batch] = []
     for part in range(updates):
-        segments = credited_segments(groups[part::updates], credits[part::updates])
+        dealt = groups[part::updates]
+        segments = credited_segments(dealt, credits[part::updates])
         if segments:
-            weights = WEIGHTS[aggregation](segments)
+            further: dict[str, Any] = {}
+            if aggregation == "constant":
+                further["constant"] = length_constant
+            elif aggregation == "prompt_mean":
+                sizes = [len(group.group.trajectories) for group in dealt]
+                further["tasks"] = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+            weights = WEIGHTS[aggregation](segments, **further)
             batches.append(pack(segments, row_tokens=row_tokens, pad_id=pad_id, weights=weights))
     return batches

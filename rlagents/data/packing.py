@@ -6,11 +6,11 @@ gives the same gradient.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlagents.types import Batch, FloatArray, IntArray, Segment
 
@@ -18,27 +18,88 @@ from rlagents.types import Batch, FloatArray, IntArray, Segment
 def token_mean_weights(segments: Sequence[Segment]) -> list[FloatArray]:
     """[T] a segment: 1 / (trained tokens of all segments) on each trained token.
 
-    The loss is then the mean over all trained tokens, so long trajectories count more.
+    The loss is then the mean over all trained tokens, so long trajectories count more: DAPO, arXiv
+    2503.14476.
     """
-    total = sum(int(segment.loss_mask.sum()) for segment in segments)
-    return [
-        segment.loss_mask.astype(np.float32) / np.float32(max(total, 1)) for segment in segments
-    ]
+    return _over(segments, _trained(segments).sum())
 
 
 def sequence_mean_weights(segments: Sequence[Segment]) -> list[FloatArray]:
     """[T] a segment: 1 / (labels * trained tokens of its label) on each trained token.
 
-    The loss is then the mean of the trajectories' own means, over trajectories with trained tokens.
+    The loss is then the mean of the trajectories' own means, over trajectories with trained
+    tokens, so that a token of a long one counts less: GRPO, arXiv 2402.03300.
     """
-    trained: Counter[int] = Counter()
-    for segment in segments:
-        trained[segment.label] += int(segment.loss_mask.sum())
-    labels = sum(count > 0 for count in trained.values())
+    totals_S, trajectories = _totals(segments, _labels(segments))
+    return _over(segments, trajectories * totals_S)
+
+
+def sequence_sum_weights(segments: Sequence[Segment]) -> list[FloatArray]:
+    """[T] a segment: 1 / labels on each trained token.
+
+    The loss is then the mean of the trajectories' own sums, over trajectories with trained tokens.
+    Its size grows with their length: it wants a smaller learning rate than a mean.
+    """
+    _, trajectories = _totals(segments, _labels(segments))
+    return _over(segments, trajectories)
+
+
+def constant_weights(segments: Sequence[Segment], constant: int) -> list[FloatArray]:
+    """[T] a segment: 1 / (labels * constant) on each trained token.
+
+    The loss is then `sequence_sum_weights`' over a number that no batch changes, usually the most
+    tokens a trajectory can have: Dr. GRPO, arXiv 2503.20783.
+
+    Raises:
+        ValueError: when `constant` is below 1.
+    """
+    if constant < 1:
+        raise ValueError(f"expected a length constant of 1 or more, got {constant}")
+    _, trajectories = _totals(segments, _labels(segments))
+    return _over(segments, trajectories * constant)
+
+
+def prompt_mean_weights(segments: Sequence[Segment], tasks: IntArray) -> list[FloatArray]:
+    """[T] a segment: 1 / (tasks * trained tokens of its task) on each trained token.
+
+    The loss is then the mean of the tasks' own token means, over tasks with trained tokens, so
+    that a task of long trajectories counts no more than another: ScaleRL, arXiv 2510.13786.
+
+    Args:
+        segments: of one batch.
+        tasks: number of the task of each label. Keys do not tell: a replayed trajectory keeps the
+            one of the iteration that sampled it.
+    """
+    totals_S, number = _totals(segments, tasks[_labels(segments)].astype(np.int64))
+    return _over(segments, number * totals_S)
+
+
+def _trained(segments: Sequence[Segment]) -> NDArray[np.int64]:
+    """[S] trained tokens of each segment."""
+    return np.array([np.count_nonzero(segment.loss_mask) for segment in segments], np.int64)
+
+
+def _labels(segments: Sequence[Segment]) -> NDArray[np.int64]:
+    """[S] the trajectory of each segment."""
+    return np.array([segment.label for segment in segments], np.int64)
+
+
+def _totals(
+    segments: Sequence[Segment], owners_S: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], int]:
+    """[S] trained tokens of each segment's owner, and how many owners have any."""
+    owners, number_S = np.unique(owners_S, return_inverse=True)
+    totals = np.zeros(len(owners), np.int64)
+    np.add.at(totals, number_S, _trained(segments))
+    return totals[number_S], int(np.count_nonzero(totals))
+
+
+def _over(segments: Sequence[Segment], divisors: NDArray[np.int64] | int) -> list[FloatArray]:
+    """[T] a segment: 1 / its divisor on each trained token."""
+    divisors_S = np.broadcast_to(np.maximum(divisors, 1).astype(np.float32), len(segments))
     return [
-        segment.loss_mask.astype(np.float32)
-        / np.float32(max(labels, 1) * max(trained[segment.label], 1))
-        for segment in segments
+        segment.loss_mask.astype(np.float32) / divisor
+        for segment, divisor in zip(segments, divisors_S, strict=True)
     ]
 
 

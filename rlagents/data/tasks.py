@@ -21,17 +21,23 @@ class TaskSource:
         self._section = section
         self._seed = seed
 
-    def train(self, iteration: int, group: int) -> Task:
-        """Task `group` of an iteration.
+    def train(self, iteration: int, group: int, index: int | None = None) -> Task:
+        """Task number `index` of `env.train_tasks`; without one, a fresh task for this place.
 
-        With `env.train_tasks` = K the K tasks are dealt in a new order each iteration.
+        Raises:
+            ValueError: when `index` is not one of `env.train_tasks`, or there is none although
+                they are given.
         """
         count = self._section.train_tasks
-        if count:
-            order = np.random.default_rng([self._seed, 2, iteration]).permutation(count)
-            word = [self._seed, 0, int(order[group % count])]
-        else:
+        if index is None and not count:
             word = [self._seed, 1, iteration, group]
+        elif index is not None and 0 <= index < count:
+            word = [self._seed, 0, index]
+        else:
+            expected = f"a number below {count}" if count else "None"
+            raise ValueError(
+                f"index, with env.train_tasks = {count}: expected {expected}, got {index}"
+            )
         return self._task(2 * _draw(word), self._section.kwargs)
 
     def held_out(self, index: int) -> Task:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from rlagents.config import LearnerSection, WarmStartSection
 from rlagents.errors import LearnerError, boundary
+from rlagents.learner.columns import Derive
 from rlagents.learner.sft import OnStep, SftReport, train_sft
 from rlagents.learner.step import Learner, Objective, StepStats
 from rlagents.types import Batch, Segment
@@ -24,7 +25,7 @@ class LearnerGroup:
 
     Examples:
         >>> with LearnerGroup(model, config) as learner:
-        ...     stats = learner.step(batch, algorithm.loss_terms)
+        ...     stats = learner.step(batch, algorithm.objective(state))
         ...     sampler.load(learner.weights(), version)
     """
 
@@ -38,15 +39,19 @@ class LearnerGroup:
         with boundary(LearnerError, "start of the learner"):
             self._rank: Learner | None = Learner(model, config)
 
-    def step(self, batch: Batch, objective: Objective) -> StepStats:
+    def step(
+        self, batch: Batch, objective: Objective, *, entropy_gradient: bool = False
+    ) -> StepStats:
         """One optimizer step; see `Learner.step`."""
         with boundary(LearnerError, "optimizer step"):
-            return self._open().step(batch, objective)
+            return self._open().step(batch, objective, entropy_gradient=entropy_gradient)
 
-    def columns(self, batch: Batch, names: Sequence[str]) -> Batch:
+    def columns(
+        self, batch: Batch, names: Sequence[str], derive: Derive | None = None, seed: int = 0
+    ) -> Batch:
         """The batch with columns of a no-gradient pass; see `Learner.columns`."""
         with boundary(LearnerError, "pre-pass"):
-            return self._open().columns(batch, names)
+            return self._open().columns(batch, names, derive, seed)
 
     def sft(
         self,
@@ -83,6 +88,11 @@ class LearnerGroup:
     def freeze_reference(self) -> None:
         """Keep a frozen copy of the policy as it is now, for `reference_logprobs`."""
         self._open().freeze_reference()
+
+    def move_reference(self, decay: float) -> None:
+        """Move the reference towards the policy; see `Learner.move_reference`."""
+        with boundary(LearnerError, "move of the reference"):
+            self._open().move_reference(decay)
 
     def weights(self) -> dict[str, Tensor]:
         """fp32 copies on the CPU under the names of `state_dict`."""

@@ -120,6 +120,6 @@ def _trajectory(windows: int, window: int, vocabulary: int) -> Batch:
 
 
 def _objective(
-    logprobs: Tensor, columns: Mapping[str, Tensor]
+    logprobs: Tensor, entropies: Tensor, columns: Mapping[str, Tensor]
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
     return -logprobs * columns["advantages"], {}

@@ -11,7 +11,9 @@ Shapes: N tokens of a flat row, n trained positions of it, V vocabulary, W width
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,10 +22,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from rlagents.config import LearnerSection
 from rlagents.data.packing import segment_lengths
 from rlagents.errors import ConfigError
 from rlagents.learner.attention import PACKED, Layout, layout_of, register
 from rlagents.types import Batch, BoolArray
+
+Entropy = Literal["none", "value", "gradient"]
+"""What `row_logprobs` makes of entropies: zeros, numbers, or numbers that carry gradient."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,6 +56,18 @@ class FlatRow:
         return self.token_ids[0, self.wanted]
 
 
+def precision(config: LearnerSection, device: torch.device) -> AbstractContextManager[Any]:
+    """What a forward pass runs under: parameters are in fp32, `bfloat16` is for products."""
+    if config.dtype == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def trained_places(batch: Batch) -> BoolArray:
+    """[B, T] True where a token has a loss weight and something before it to be predicted from."""
+    return (batch.loss_weights != 0) & (batch.segment_ids >= 0) & (batch.positions > 0)
+
+
 def flat_row(
     batch: Batch, device: torch.device | str = "cpu", *, wanted: BoolArray | None = None
 ) -> FlatRow:
@@ -58,12 +76,11 @@ def flat_row(
     Args:
         batch: packed rows.
         device: of the result.
-        wanted: [B, T]; default: tokens with a loss weight. First tokens of segments and padding
-            have no log-probability and are left out.
+        wanted: [B, T]; default: `trained_places`. First tokens of segments and padding have no
+            log-probability and are left out.
     """
     real = batch.segment_ids >= 0
-    chosen = (batch.loss_weights != 0) if wanted is None else wanted
-    chosen = chosen & real & (batch.positions > 0)
+    chosen = trained_places(batch) if wanted is None else wanted & real & (batch.positions > 0)
     columns = {
         "behaviour_logprobs": batch.behaviour_logprobs,
         "advantages": batch.advantages,
@@ -87,7 +104,7 @@ def flat_row(
 
 
 def row_logprobs(
-    model: PreTrainedModel, row: FlatRow, *, chunk: int, entropy: bool = True
+    model: PreTrainedModel, row: FlatRow, *, chunk: int, entropy: Entropy = "value"
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy at the wanted positions.
 
@@ -95,11 +112,11 @@ def row_logprobs(
         model: prepared by `prepare`.
         row: at least one wanted position.
         chunk: positions whose logits exist at once.
-        entropy: false returns zeros in its place.
+        entropy: whether entropies are wanted, and with their gradient.
 
     Returns:
         [n] fp32 natural-log probabilities, differentiable, and [n] fp32 entropies in nats of the
-        tempered distribution, without gradient.
+        tempered distribution.
     """
     hidden = model.base_model(
         input_ids=row.token_ids, position_ids=row.positions, use_cache=False, layout=row.layout
@@ -130,17 +147,17 @@ def _head(model: PreTrainedModel) -> nn.Linear:
 
 
 def _chunk_logprobs(
-    head: nn.Module, hidden: Tensor, targets: Tensor, temperatures: Tensor, entropy: bool
+    head: nn.Module, hidden: Tensor, targets: Tensor, temperatures: Tensor, entropy: Entropy
 ) -> tuple[Tensor, Tensor]:
     """[n] log-probabilities of targets [n] and entropies, from hidden [n, W]."""
     with torch.autocast(hidden.device.type, enabled=False):
         logits = head(hidden.float()).float() / temperatures[:, None]
         normaliser = logits.logsumexp(-1)
         logprobs = logits.gather(-1, targets[:, None])[:, 0] - normaliser
-        with torch.no_grad():
-            if not entropy:
-                return logprobs, torch.zeros_like(logprobs)
-            shifted = logits.detach() - normaliser.detach()[:, None]
+        if entropy == "none":
+            return logprobs, logprobs.new_zeros(logprobs.shape)
+        with nullcontext() if entropy == "gradient" else torch.no_grad():
+            shifted = logits - normaliser[:, None]
             return logprobs, -(shifted.exp() * shifted).sum(-1)
 
 
@@ -227,4 +244,4 @@ def _packed_logprobs(model: PreTrainedModel, segments: list[Tensor]) -> Tensor:
         wanted=positions.nonzero()[:, 0].to(device),
         temperatures=torch.ones(sum(lengths) - len(lengths), device=device),
     )
-    return row_logprobs(model, row, chunk=sum(lengths), entropy=False)[0]
+    return row_logprobs(model, row, chunk=sum(lengths), entropy="none")[0]

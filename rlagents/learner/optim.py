@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up and clipping by the global norm of the gradient; Muon for warm starts.
+"""AdamW or Muon, a linear warm-up, and the global norm of the gradient.
 
 Weight decay (off by default) acts on matrices only: norms, biases and embeddings, a head tied to
 them included, are left alone, as in nanoGPT and most published recipes.
@@ -6,10 +6,12 @@ them included, are left alone, as in nanoGPT and most published recipes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from transformers import PreTrainedModel
 
 from rlagents.config import LearnerSection
 
@@ -17,42 +19,47 @@ MUON_REST = 0.2
 """Of Muon's learning rate, for what Muon does not train: embeddings, heads, norms and biases."""
 
 
-def make_optimizer(model: nn.Module, config: LearnerSection) -> torch.optim.AdamW:
-    """AdamW over the parameters that require gradients, in two groups: decayed and not."""
+def make_optimizer(model: PreTrainedModel, config: LearnerSection) -> torch.optim.Optimizer:
+    """The optimizer of reinforcement learning, by `learner.optimizer`."""
+    if config.optimizer == "muon":
+        return MuonAdamW(model, config, config.lr)
     matrices, rest = _split(model)
+    return _adamw(matrices, rest, config, config.lr)
+
+
+def _adamw(
+    decayed: list[nn.Parameter], rest: list[nn.Parameter], config: LearnerSection, lr: float
+) -> torch.optim.AdamW:
+    """AdamW in two groups: decayed and not."""
     return torch.optim.AdamW(
         [
-            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": decayed, "weight_decay": config.weight_decay},
             {"params": rest, "weight_decay": 0.0},
         ],
-        lr=config.lr,
+        lr=lr,
         betas=config.betas,
         fused=rest[0].device.type in ("cpu", "cuda"),
     )
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Muon for the hidden matrices, AdamW for all else, as one optimizer without a kept state.
+    """Muon for the hidden matrices, AdamW for all else, as one optimizer with one state.
 
     Source: Muon, Jordan et al. 2024 (kellerjordan.github.io/posts/muon), torch's own; its update
     is scaled to AdamW's size, arXiv 2502.16982, so that learning rates compare.
     """
 
-    def __init__(self, model: nn.Module, config: LearnerSection, lr: float) -> None:
+    def __init__(self, model: PreTrainedModel, config: LearnerSection, lr: float) -> None:
         """`lr` is Muon's; AdamW has a fifth of it."""
         matrices, rest = _split(model)
-        self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                rest,
-                lr=lr * MUON_REST,
-                betas=config.betas,
-                weight_decay=0.0,
-                fused=rest[0].device.type in ("cpu", "cuda"),
-            )
-        ]
-        if flat := [p for p in matrices if p.ndim == 2]:
+        head = model.get_output_embeddings()
+        own = {id(p) for p in (head.parameters() if head else ())}
+        hidden = [p for p in matrices if p.ndim == 2 and id(p) not in own]
+        others = [p for p in matrices if p.ndim != 2 or id(p) in own]
+        self.parts: list[torch.optim.Optimizer] = [_adamw(others, rest, config, lr * MUON_REST)]
+        if hidden:
             muon = torch.optim.Muon(
-                flat, lr=lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+                hidden, lr=lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
             )
             self.parts.append(muon)
         groups = [{**g, "params": g["params"]} for part in self.parts for g in part.param_groups]
@@ -65,6 +72,7 @@ class MuonAdamW(torch.optim.Optimizer):
         for mine, group in zip(self.param_groups, theirs, strict=True):
             group["lr"] = mine["lr"]
         for part in self.parts:
+            part.state = self.state  # one dictionary, whoever has replaced it
             part.step()
 
 
@@ -89,13 +97,15 @@ def learning_rate(config: LearnerSection, step: int) -> float:
     return config.lr * min(1.0, (step + 1) / max(config.warmup_steps, 1))
 
 
-def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:
-    """Scale gradients so that their global norm is at most `limit`; the norm before that.
-
-    A norm that is not finite leaves the gradients as they are: the caller must look.
-    """
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
+    """Global norm of the gradients; 0 where there are none, not finite where one of them isn't."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    if torch.isfinite(norm):
-        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-    return norm
+    return float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], norm: float, limit: float) -> None:
+    """Scale gradients of this finite global norm so that it is at most `limit`."""
+    if norm > limit:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(limit / norm)

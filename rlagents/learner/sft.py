@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from rlagents.config import LearnerSection, WarmStartSection
 from rlagents.learner.attention import layout_of
-from rlagents.learner.model import FlatRow, row_logprobs
+from rlagents.learner.model import FlatRow, precision, row_logprobs
 from rlagents.learner.optim import MuonAdamW
 from rlagents.types import Segment
 
@@ -133,7 +134,7 @@ def train_sft(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_Progress(trainer, on_step))
-        trainer.precision = _precision(learner, device)
+        trainer.precision = partial(precision, learner, device)
         trainer.chunk = learner.logprob_chunk
         trainer.train()
         losses = trainer.losses
@@ -189,7 +190,7 @@ class _Trainer(SFTTrainer):
             wanted=wanted,
             temperatures=torch.ones(len(wanted), device=labels.device),
         )
-        logprobs, _ = row_logprobs(model, row, chunk=self.chunk, entropy=False)
+        logprobs, _ = row_logprobs(model, row, chunk=self.chunk, entropy="none")
         loss = -logprobs.sum() / num_items_in_batch
         self.trained_tokens += len(wanted)
         self.partial += float(loss.detach())
@@ -240,15 +241,6 @@ def _micro_segments(lengths: Sequence[int], batch: int, learner: LearnerSection)
     return max(
         n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or sum(longest[:n]) <= limit)
     )
-
-
-def _precision(
-    learner: LearnerSection, device: torch.device
-) -> Callable[[], AbstractContextManager[Any]]:
-    """The learner's own way to bf16: fp32 parameters, products under autocast."""
-    if learner.dtype == "float32":
-        return nullcontext
-    return lambda: torch.autocast(device.type, torch.bfloat16)
 
 
 def _no_tokenizer() -> PreTrainedTokenizerFast:

@@ -234,7 +234,7 @@ class SlotModel:
         finally:
             self.clear()
         worst = float((whole - cached).abs().max() / (1 + whole.abs().max()))
-        if worst > (1e-3 if whole.dtype == torch.float32 else 5e-2):
+        if worst > (1e-3 if self.model.dtype == torch.float32 else 5e-2):
             raise ConfigError(
                 "policy.model: the engine can't keep this model's cache: with it the logits are "
                 f"off by {worst:.1e} of their size"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,6 +46,24 @@ def draw(
     if bool(greedy_B.any()):
         ids_B = torch.where(greedy_B, logits_BV.argmax(-1), ids_B)
     return ids_B, logprobs_BV.gather(-1, ids_B[:, None])[:, 0]
+
+
+def perturbed(
+    logits_BV: Tensor, deviations_B: Sequence[float], seeds_B: Sequence[Sequence[int]]
+) -> Tensor:
+    """Logits with Gaussian noise in the rows that have a deviation above 0: a fault on purpose.
+
+    Args:
+        logits_BV: left as they are.
+        deviations_B: standard deviations.
+        seeds_B: one seed a row; the noise depends on nothing else.
+    """
+    noisy_BV = logits_BV.clone()
+    for row, (deviation, seed) in enumerate(zip(deviations_B, seeds_B, strict=True)):
+        if deviation > 0:
+            noise_V = np.random.default_rng(seed).normal(0, deviation, logits_BV.shape[-1])
+            noisy_BV[row] += torch.from_numpy(noise_V).to(noisy_BV)
+    return noisy_BV
 
 
 def _nucleus(logprobs_BV: Tensor, top_ps_B: Tensor) -> Tensor:

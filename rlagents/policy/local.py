@@ -25,7 +25,7 @@ import torch
 
 from rlagents.errors import ConfigError, SamplerError, boundary
 from rlagents.policy.cache import SlotModel
-from rlagents.policy.draw import draw
+from rlagents.policy.draw import draw, perturbed
 from rlagents.policy.models import copy_weights
 from rlagents.policy.sampler import Finish, Sampled, SampleRequest
 from rlagents.policy.slots import Slot, SlotTable, Turn
@@ -331,6 +331,9 @@ class LocalEngine:
 
     def _sample(self, turns: Sequence[Turn], logits_BV: torch.Tensor) -> None:
         settings = [t.request.sampling for t in turns]
+        if any(s.noise for s in settings):
+            seeds = [(t.request.seed, len(t.ids)) for t in turns]
+            logits_BV = perturbed(logits_BV, [s.noise for s in settings], seeds)
         ids, logprobs = draw(
             logits_BV,
             torch.tensor([s.temperature for s in settings], dtype=torch.float64),

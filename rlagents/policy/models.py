@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +45,27 @@ def load(
     else:
         model, tokenizer = _pretrained(section.model)
         _check(section.model, model, tokenizer, window)
+    if dtype == "bfloat16" and section.fp32_head:
+        return bfloat16_body(model).to(target).eval(), tokenizer
     return model.to(device=target, dtype=DTYPES[dtype]).eval(), tokenizer
+
+
+def bfloat16_body(model: Any) -> Any:
+    """A model in bf16 but for its head: weights and product in fp32, as the learner computes it.
+
+    The head's output decides what is sampled. In bf16 a logit of 16 is rounded to multiples of
+    1/16, and the log-probabilities of sampler and learner differ by as much. Costs a second copy
+    of an embedding that was tied to the head.
+    """
+    head = copy.deepcopy(model.get_output_embeddings()).float()
+    head.register_forward_pre_hook(_in_float32)
+    model = model.to(torch.bfloat16)
+    model.set_output_embeddings(head)
+    return model
+
+
+def _in_float32(head: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(values.float() for values in inputs)
 
 
 def save(model: Any, tokenizer: Any, folder: str | Path) -> None:

@@ -24,6 +24,9 @@ class Sampling:
     top_p: float = 1.0
     max_tokens: int = 64
     stop: tuple[str, ...] = ()
+    noise: float = 0.0
+    """Standard deviation of a fault on purpose: Gaussian noise on the logits, which the recorded
+    log-probabilities have in them."""
 
 
 class Finish(StrEnum):

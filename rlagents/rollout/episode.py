@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsFloat
 
 import numpy as np
 
@@ -33,12 +33,17 @@ from rlagents.types import (
     Turn,
 )
 
-LARGEST_REWARD = float(np.finfo(np.float32).max)
+LARGEST_NUMBER = float(np.finfo(np.float32).max)
+"""Of a reward or a potential."""
 LARGEST_METRIC = float(np.finfo(np.float64).max)
 
 
 class TextEnv(Protocol):
-    """A Gymnasium environment with text in and text out."""
+    """A Gymnasium environment with text in and text out.
+
+    Of an `info` two keys are read, both optional: `metrics`, named numbers of the episode so far,
+    and `potential`, one finite number that says how much the state promises.
+    """
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -94,6 +99,8 @@ class Progress:
     task: Task
     turns: list[Turn] = field(default_factory=list)
     observation: str = ""
+    potential: float = 0.0
+    """Of the state that `observation` shows."""
     waits_for: str = "a thread"
     since: float = field(default_factory=time.monotonic)
     deadline: float = math.inf
@@ -122,6 +129,7 @@ class Progress:
                     task=self.task,
                     turns=tuple(self.turns),
                     final_observation=self.observation,
+                    final_potential=0.0 if stop is StopReason.TERMINATED else self.potential,
                     stop=stop,
                     error=error,
                     metrics={**self.metrics, "seconds": time.monotonic() - self.started},
@@ -161,6 +169,7 @@ def run_episode(
                 observation, info = env.reset(seed=task.seed, options=dict(task.options) or None)
                 progress.observation = plain_text(observation, "an observation")
                 _metrics(info)
+                progress.potential = _potential(info)
         with (
             progress.waiting("env.actor", limits.env_timeout_s),
             boundary(EnvironmentFailure, "making the actor"),
@@ -181,14 +190,17 @@ def run_episode(
                 _environment(f"step {len(progress.turns)}"),
             ):
                 observation, reward, terminated, truncated, info = env.step(action.text)
-                reward, following = _number(reward), plain_text(observation, "an observation")
-                terminated, truncated, metrics = bool(terminated), bool(truncated), _metrics(info)
+                reward = _number(reward, "a reward")
+                following = plain_text(observation, "an observation")
+                terminated, truncated = bool(terminated), bool(truncated)
+                metrics, potential = _metrics(info), _potential(info)
             if progress.outcome is not None:
                 return progress.outcome
-            turn = _turn(action, progress.observation, reward, begun, sampled)
+            turn = _turn(action, progress, reward, begun, sampled)
             progress.turns.append(turn)
             on_turn(len(progress.turns) - 1, turn)
-            progress.observation, progress.metrics = following, metrics
+            progress.observation, progress.potential = following, potential
+            progress.metrics = metrics
             if terminated or truncated:
                 return progress.finish(
                     StopReason.TERMINATED if terminated else StopReason.TRUNCATED
@@ -231,15 +243,16 @@ def _limit_reached(progress: Progress, limits: Limits) -> StopReason | None:
     return None
 
 
-def _turn(action: Action, observation: str, reward: float, begun: float, sampled: float) -> Turn:
+def _turn(action: Action, progress: Progress, reward: float, begun: float, sampled: float) -> Turn:
     with boundary(SamplerError, "recording the turn"):
         return Turn(
-            observation=observation,
+            observation=progress.observation,
             action=action.text,
             observation_ids=action.observation_ids,
             action_ids=action.action_ids,
             behaviour_logprobs=action.logprobs,
             reward=reward,
+            potential=progress.potential,
             context=action.context,
             temperature=action.temperature,
             weights_version=action.weights_version,
@@ -267,13 +280,25 @@ def plain_text(value: object, what: str) -> str:
     return text
 
 
-def _number(reward: object) -> float:
-    if isinstance(reward, str | bytes):
-        raise TypeError(f"expected a reward that is a number, got {type(reward).__name__}")
-    value = float(reward)  # type: ignore[arg-type]
-    if not abs(value) <= LARGEST_REWARD:
-        raise ValueError(f"expected a reward that is a finite float32, got {value}")
-    return value
+def _number(value: object, what: str) -> float:
+    """The value as a finite float.
+
+    Raises:
+        TypeError: for anything else; `what` says what it is.
+        ValueError: when it is not finite, or too large for float32.
+    """
+    # NumPy's text converts itself to a number, so text is refused first.
+    if isinstance(value, str | bytes) or not isinstance(value, SupportsFloat):
+        raise TypeError(f"expected {what} that is a number, got {type(value).__name__}")
+    number = float(value)
+    if not abs(number) <= LARGEST_NUMBER:
+        raise ValueError(f"expected {what} that is a finite float32, got {number}")
+    return number
+
+
+def _potential(info: Mapping[str, Any]) -> float:
+    """The documented `info["potential"]`: how much the state promises; 0 where there is none."""
+    return _number(info.get("potential", 0.0), "an info['potential']")
 
 
 def _metrics(info: Mapping[str, Any]) -> dict[str, float]:

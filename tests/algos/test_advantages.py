@@ -364,11 +364,12 @@ def test_a_reward_that_a_member_lacks_adds_nothing():
 
 
 def test_uncounted_members_get_a_value_of_several_rewards():
-    # Counted a: 0 2, std sqrt 2, mean 1; the third, 4, is 3 above it. Totals -1 1 (3) over sqrt 2,
-    # std of the counted 1.
+    # Counted a: 0 2 -> -1 1 over sqrt 2, the third 3; b: 0 1 -> -1/2 1/2 over sqrt(1/2), the third
+    # 17/2. In units of sqrt(1/2): a -1 1 3, b -1 1 17, totals -2 2 20, std of the counted sqrt 8.
     counts = np.array([True, True, False])
-    (result,) = several_rewards([{"a": f32(0, 2, 4)}], [counts], {"a": 1.0})
-    np.testing.assert_allclose(result, np.array([-1, 1, 3]) / np.sqrt(2), rtol=1e-5)
+    rewards = [{"a": f32(0, 2, 4), "b": f32(0, 1, 9)}]
+    (result,) = several_rewards(rewards, [counts], {"a": 1.0, "b": 1.0})
+    np.testing.assert_allclose(result, np.array([-2, 2, 20]) / np.sqrt(8), rtol=1e-5)
 
 
 @pytest.mark.parametrize("values", [f32(1), f32(2, 2), f32(NAN, NAN)])

@@ -16,6 +16,7 @@ from rlagents.algos.configs import (
 )
 from rlagents.algos.crediting import credits_of, shaped_scores
 from rlagents.algos.shaping import Moments
+from rlagents.errors import ConfigError
 from rlagents.types import StopReason
 from tests.fakes import scored_group
 
@@ -138,3 +139,18 @@ def test_potentials_move_credit_between_turns_and_not_the_return():
 def test_a_member_without_turns_has_no_credit_to_give():
     (members,) = credits(config(), scored_group(scores=[0.0, 1.0], turns=[1, 0]))
     assert members[1].advantages.shape == (0,)
+
+
+def test_a_scale_that_needs_scores_of_zero_or_more_says_so():
+    group = scored_group(scores=[-0.5, 1.0])
+    with pytest.raises(ConfigError, match=r"algo\.advantage\.scale: .* below 0, as -0\.5 is"):
+        credits(config(advantage=AdvantageConfig(scale="mean")), group)
+
+
+def test_a_cut_trajectory_whose_reward_does_not_count_has_no_turn_rewards_either():
+    group = scored_group(scores=[1.0, 1.0], turns=[2, 2], stops=CUT[1:], paid=True)
+    settings = config(
+        truncation=TruncationConfig(reward=False), credit=CreditConfig(trajectory=0.0, turn=1.0)
+    )
+    (members,) = credits(settings, group)
+    assert [c.advantages.tolist() for c in members] == [[0.5, 0.5], [-0.5, -0.5]]

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from rlagents.data.batches import credited_segments, make_batches
+from rlagents.algos.configs import Aggregation
+from rlagents.data.batches import WEIGHTS, credited_segments, make_batches
 from rlagents.types import Batch, FloatArray, Group, ScoredGroup
 from tests.fakes import TASK, trajectory
 
@@ -41,14 +43,14 @@ def credit(groups: list[ScoredGroup], *without: tuple[int, int]) -> list[list[Cr
     ]
 
 
-def batches(groups: list[ScoredGroup], *without: tuple[int, int], updates: int = 1, **changes: str):
+def batches(groups: list[ScoredGroup], *without: tuple[int, int], updates: int = 1, **changes: Any):
     return make_batches(
         groups,
         credit(groups, *without),
         updates=updates,
         row_tokens=24,
         pad_id=0,
-        **{"aggregation": "token_mean"} | changes,  # type: ignore[arg-type]
+        **({"aggregation": "token_mean"} | changes),  # type: ignore[arg-type]
     )
 
 
@@ -76,7 +78,58 @@ def test_sequence_mean_by_hand() -> None:
     assert longest.tolist() == pytest.approx([1 / 9] * 3)
 
 
-@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+def test_sequence_sum_and_constant_by_hand() -> None:
+    """3 trajectories of 1, 3 and 2 tokens; a token is 1/3, or 1/3 of 1/8."""
+    groups = [group(0, (1, 3)), group(1, (2,))]
+    (batch,) = batches(groups, aggregation="sequence_sum")
+    assert weight_of(batch) == pytest.approx({1: 1 / 3, 2: 3 / 3, 11: 2 / 3})
+    (batch,) = batches(groups, aggregation="constant", length_constant=8)
+    assert weight_of(batch) == pytest.approx({1: 1 / 24, 2: 3 / 24, 11: 2 / 24})
+
+
+def test_the_constant_is_needed_where_it_is_read_and_ignored_elsewhere() -> None:
+    groups = [group(0, (1, 3))]
+    with pytest.raises(ValueError, match="length constant of 1 or more, got 0"):
+        batches(groups, aggregation="constant")
+    (with_one,) = batches(groups, aggregation="sequence_sum", length_constant=5)
+    (without,) = batches(groups, aggregation="sequence_sum")
+    assert with_one.loss_weights.tolist() == without.loss_weights.tolist()
+
+
+def test_prompt_mean_by_hand() -> None:
+    """2 tasks; 1 + 3 tokens in one and 2 in the other. A member without gradient has no part."""
+    groups = [group(0, (1, 3)), group(1, (2,))]
+    (batch,) = batches(groups, aggregation="prompt_mean")
+    assert weight_of(batch) == pytest.approx({1: 1 / 8, 2: 3 / 8, 11: 1 / 2})
+    (batch,) = batches(groups, (0, 1), aggregation="prompt_mean")
+    assert weight_of(batch) == pytest.approx({1: 1 / 2, 11: 1 / 2})
+    (batch,) = batches(groups, (1, 0), aggregation="prompt_mean")
+    assert weight_of(batch) == pytest.approx({1: 1 / 4, 2: 3 / 4})
+
+
+def test_a_replayed_member_belongs_to_the_task_that_it_was_added_to() -> None:
+    """Its key is that of the iteration that sampled it: 1 + 3 replayed tokens, and 2."""
+    first, second = group(0, (1, 3)), group(1, (2,))
+    own, other = first.group.trajectories
+    old = dataclasses.replace(other, key=dataclasses.replace(other.key, iteration=-5, group=7))
+    first = dataclasses.replace(first, group=Group(task=TASK, trajectories=(own, old)))
+    (batch,) = batches([first, second], aggregation="prompt_mean")
+    assert weight_of(batch) == pytest.approx({1: 1 / 8, 2: 3 / 8, 11: 1 / 2})
+
+
+def test_prompt_mean_follows_the_dealing_of_groups() -> None:
+    """Groups 0 and 2, then 1 and 3, whose members are numbered anew in each batch."""
+    groups = [group(0, (1, 3)), group(1, (2,)), group(2, (4,)), group(3, (1, 1))]
+    first, second = batches(groups, aggregation="prompt_mean", updates=2)
+    assert weight_of(first) == pytest.approx({1: 1 / 8, 2: 3 / 8, 21: 1 / 2})
+    assert weight_of(second) == pytest.approx({11: 1 / 2, 31: 1 / 4, 32: 1 / 4})
+
+
+def test_every_aggregation_has_weights() -> None:
+    assert set(WEIGHTS) == set(get_args(Aggregation))
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "prompt_mean"])
 def test_weights_add_up_to_one_in_every_batch(aggregation: str) -> None:
     groups = [group(i, (1 + i % 3, 4, 2)) for i in range(5)]
     for updates in (1, 2, 3):

@@ -8,11 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlagents.data.packing import (
+    constant_weights,
     first_fit_decreasing,
     pack,
+    prompt_mean_weights,
     segment_lengths,
     segment_spans,
     sequence_mean_weights,
+    sequence_sum_weights,
     split_rows,
     token_mean_weights,
 )
@@ -49,9 +52,98 @@ def test_weights_by_hand():
     assert sum(w.sum() for w in sequence) == pytest.approx(1)
 
 
+def two_tasks():
+    """2 tasks of 3 members: trained tokens 1 + 3, 2, 0 and 4, 4, 4; the first in two segments."""
+    counts = [(0, 1), (0, 3), (1, 2), (2, 0), (3, 4), (4, 4), (5, 4)]
+    return [segment(n + 2, label, n) for label, n in counts]
+
+
+OF_THREE = np.repeat(np.arange(4, dtype=np.int32), 3)
+"""The task of each label, where tasks have 3 members."""
+
+
+def prompt_mean_of_three(parts):
+    return prompt_mean_weights(parts, OF_THREE)
+
+
+@pytest.mark.parametrize(
+    ("weights", "tokens"),
+    [
+        # 4 + 2 + 12 trained tokens.
+        (token_mean_weights, [1 / 18] * 7),
+        # 5 trajectories with trained tokens, of 4, 2, 4, 4 and 4.
+        (sequence_mean_weights, [1 / 20, 1 / 20, 1 / 10, 0, 1 / 20, 1 / 20, 1 / 20]),
+        (sequence_sum_weights, [1 / 5] * 7),
+        (lambda parts: constant_weights(parts, 8), [1 / 40] * 7),
+        # 2 tasks, of 6 and 12 tokens.
+        (prompt_mean_of_three, [1 / 12] * 4 + [1 / 24] * 3),
+    ],
+    ids=["token_mean", "sequence_mean", "sequence_sum", "constant", "prompt_mean"],
+)
+def test_two_tasks_of_three_members_by_hand(weights, tokens):
+    for part, found, token in zip(two_tasks(), weights(two_tasks()), tokens, strict=True):
+        assert found.dtype == np.float32
+        assert found == pytest.approx(np.where(part.loss_mask, token, 0))
+
+
+def test_what_the_loss_of_each_is_by_hand():
+    """Terms of 1, 2, 3, 4, 5 and 6 on every token of the six trajectories."""
+    parts = two_tasks()
+
+    def loss(weights):
+        return sum((p.label + 1) * float(w.sum()) for p, w in zip(parts, weights, strict=True))
+
+    # Sums 4, 4, -, 16, 20, 24 and means 1, 2, -, 4, 5, 6.
+    assert loss(token_mean_weights(parts)) == pytest.approx(68 / 18)
+    assert loss(sequence_mean_weights(parts)) == pytest.approx(18 / 5)
+    assert loss(sequence_sum_weights(parts)) == pytest.approx(68 / 5)
+    assert loss(constant_weights(parts, 8)) == pytest.approx(68 / 40)
+    # (4 + 4) / 6 and (16 + 20 + 24) / 12.
+    assert loss(prompt_mean_of_three(parts)) == pytest.approx((8 / 6 + 60 / 12) / 2)
+
+
+def test_a_task_without_trained_tokens_does_not_count():
+    parts = [segment(3, 0, 0), segment(3, 3, 2)]
+    assert [w.sum() for w in prompt_mean_of_three(parts)] == [0, 1]
+
+
 def test_weights_of_nothing_are_zero():
-    for weights in (token_mean_weights, sequence_mean_weights):
+    every = [token_mean_weights, sequence_mean_weights, sequence_sum_weights, prompt_mean_of_three]
+    for weights in (*every, lambda parts: constant_weights(parts, 3)):
         assert [w.tolist() for w in weights([segment(3, 0, 0)])] == [[0, 0, 0]]
+        assert weights([]) == []
+
+
+def test_a_constant_below_one_is_refused():
+    with pytest.raises(ValueError, match="length constant of 1 or more, got 0"):
+        constant_weights([segment(3)], 0)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 6)), min_size=1),
+    st.randoms(use_true_random=False),
+)
+def test_sums_of_weights_and_the_order_of_segments(counts, rng):
+    """Means add up to 1, sums to tokens a trajectory; how segments are listed changes nothing."""
+    parts = [
+        segment(n + 1, 3 * group + member, n, first_token=100 * i)
+        for i, (group, member, n) in enumerate(counts)
+    ]
+    tokens = sum(n for *_, n in counts)
+    trajectories = len({(group, member) for group, member, n in counts if n})
+    shuffled = rng.sample(range(len(parts)), len(parts))
+    for weights, total in (
+        (token_mean_weights, 1),
+        (sequence_mean_weights, 1),
+        (prompt_mean_of_three, 1),
+        (sequence_sum_weights, tokens / max(trajectories, 1)),
+        (lambda some: constant_weights(some, 7), tokens / max(trajectories, 1) / 7),
+    ):
+        found = weights(parts)
+        assert sum(w.sum() for w in found) == pytest.approx(total if tokens else 0, rel=1e-5)
+        again = weights([parts[i] for i in shuffled])
+        for place, i in enumerate(shuffled):
+            assert again[place].tolist() == found[i].tolist()
 
 
 def test_first_fit_decreasing_by_hand():

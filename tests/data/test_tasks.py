@@ -11,18 +11,19 @@ from rlagents.data.tasks import TaskSource
 
 SEEDS = st.integers(0, 2**31 - 1)
 PLACES = st.tuples(st.integers(0, 10_000), st.integers(0, 10_000))
+INDICES = st.none() | st.integers(0, 19)
 
 
 def source(seed: int = 0, **section: object) -> TaskSource:
     return TaskSource(EnvSection(**{"id": "toy", **section}), seed)  # type: ignore[arg-type]
 
 
-@given(SEEDS, PLACES, st.integers(0, 10_000), st.integers(0, 20))
+@given(SEEDS, PLACES, st.integers(0, 10_000), INDICES)
 def test_training_seeds_are_even_and_held_out_ones_odd(
-    seed: int, place: tuple[int, int], index: int, train_tasks: int
+    seed: int, place: tuple[int, int], index: int, dealt: int | None
 ) -> None:
-    tasks = source(seed, train_tasks=train_tasks)
-    trained = (tasks.train(*place).seed, tasks.demonstration(index, {}).seed)
+    tasks = source(seed, train_tasks=0 if dealt is None else 20)
+    trained = (tasks.train(*place, dealt).seed, tasks.demonstration(index, {}).seed)
     assert all(s % 2 == 0 for s in trained)
     assert tasks.held_out(index).seed % 2 == 1
     assert all(0 <= s < 2**31 for s in (*trained, tasks.held_out(index).seed))
@@ -43,16 +44,33 @@ def test_seeds_differ_from_place_to_place_and_from_run_to_run() -> None:
     assert len(held_out) == 1200
 
 
-def test_a_fixed_number_of_training_tasks_is_dealt_in_rounds() -> None:
+def test_a_task_that_comes_back_is_the_same_wherever_it_is_dealt() -> None:
     tasks = source(train_tasks=5)
-    rounds = [[tasks.train(i, g).seed for g in range(10)] for i in range(6)]
-    pool = set(rounds[0])
-    assert len(pool) == 5
-    for dealt in rounds:
-        assert set(dealt[:5]) == pool  # each once before any comes again
-        assert dealt[5:] == dealt[:5]
-    assert len({tuple(dealt) for dealt in rounds}) > 1  # the order changes
-    assert pool.isdisjoint({source(seed=1, train_tasks=5).train(0, g).seed for g in range(5)})
+    seeds = [
+        {tasks.train(i, g, index).seed for i in range(6) for g in range(6)} for index in range(5)
+    ]
+    assert [len(s) for s in seeds] == [1] * 5
+    assert len(set.union(*seeds)) == 5
+    # More tasks leave the first ones as they are; another run has others.
+    assert {source(train_tasks=9).train(0, 0, 3).seed} == seeds[3]
+    other = source(seed=1, train_tasks=5)
+    assert {other.train(0, 0, index).seed for index in range(5)}.isdisjoint(set.union(*seeds))
+
+
+@pytest.mark.parametrize(
+    ("train_tasks", "index", "expected"),
+    [
+        (0, 0, "train_tasks = 0: expected None, got 0"),
+        (5, None, "train_tasks = 5: expected a number below 5, got None"),
+        (5, 5, "train_tasks = 5: expected a number below 5, got 5"),
+        (5, -1, "train_tasks = 5: expected a number below 5, got -1"),
+    ],
+)
+def test_an_index_must_be_one_of_the_tasks(
+    train_tasks: int, index: int | None, expected: str
+) -> None:
+    with pytest.raises(ValueError, match=expected):
+        source(train_tasks=train_tasks).train(0, 0, index)
 
 
 def test_kwargs_options_and_names() -> None:

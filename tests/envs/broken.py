@@ -156,6 +156,42 @@ class MetricText(Sound):
         return (*super().step(action)[:4], {"metrics": {"rooms": "three"}})
 
 
+class Promising(Sound):
+    """Sound, and reports how much a state promises."""
+
+    potentials: tuple[object, ...] = (0.0, 0.25, 0.5, 0.0)
+
+    def info(self):
+        return {"potential": self.potentials[self.turn]}
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0], self.info()
+
+    def step(self, action):
+        return (*super().step(action)[:4], self.info())
+
+
+class PotentialNaN(Promising):
+    potentials = (0.0, float("nan"), 0.5, 0.0)
+
+
+class PotentialText(Promising):
+    potentials = ("0.5", 0.0, 0.0, 0.0)
+
+
+class PotentialFlag(Promising):
+    potentials = (True, True, True, False)
+
+
+class PotentialOfTwoTypes(Promising):
+    potentials = (0.0, 0.5, 1, 0.0)
+
+
+class PotentialSometimes(Promising):
+    def info(self):
+        return super().info() if self.turn < 2 else {}
+
+
 class WeakOracle(Sound):
     def step(self, action):
         observation, _, *rest = super().step(action)

@@ -36,6 +36,11 @@ EXPECTED = [
     (broken.OutsideSpace, "observations are text", "outside of UnicodeText(3)"),
     (broken.SurrogateObservation, "observations are text", "outside of UnicodeText(100)"),
     (broken.MetricText, "info", "info['metrics']['rooms'] must be a finite float"),
+    (broken.PotentialNaN, "info", "turn 1 of seed 0: info['potential'] must be a finite float"),
+    (broken.PotentialText, "info", "reset(seed=0): info['potential'] must be a finite float"),
+    (broken.PotentialFlag, "info", "must be a finite float, got bool True"),
+    (broken.PotentialOfTwoTypes, "info", "must keep its type, got float 0.0, then int 1"),
+    (broken.PotentialSometimes, "info", "turn 2 of seed 0: info['potential'] is missing, but"),
     (broken.WeakOracle, "scripted policies", "oracle scores 0.000, random 3.000"),
     (broken.SilentScript, "scripted policies", "must say a string, got NoneType None"),
 ]
@@ -81,7 +86,7 @@ def test_conforms_in_other_modes(env_id: str, kwargs: dict[str, object]) -> None
 
 
 def test_a_sound_environment_conforms_as_class_and_as_id() -> None:
-    assert check(broken.Sound).ok
+    assert check(broken.Sound).ok and check(broken.Promising).ok
     gymnasium.register(id="tests/Sound-v0", entry_point=cast(Any, broken.Sound))
     try:
         assert check("tests/Sound-v0").ok
@@ -103,7 +108,15 @@ def test_a_broken_environment_fails_with_the_right_reason(env, name: str, reason
 
 @pytest.mark.parametrize(
     "env",
-    [broken.NumpyFlag, broken.BothFlags, broken.MetricText, broken.RewardText, broken.WeakOracle],
+    [
+        broken.NumpyFlag,
+        broken.BothFlags,
+        broken.MetricText,
+        broken.PotentialNaN,
+        broken.PotentialSometimes,
+        broken.RewardText,
+        broken.WeakOracle,
+    ],
 )
 def test_one_fault_is_reported_by_its_own_check_and_perhaps_by_gymnasium(env) -> None:
     """The reason must not drown: no other check of ours fails on it."""

@@ -161,7 +161,7 @@ def test_divergence_from_a_frozen_reference_survives_a_resume(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sections: dict[str, Any] = {
-        "algo": {"name": "grpo", "kl_coef": 0.5},
+        "algo": {"name": "grpo", "kl": {"coef": 0.5}},
         "learner": {"lr": 0.01},
         "checkpoint": {"every": 1, "keep": 9},
     }
@@ -196,7 +196,7 @@ def test_a_reference_without_a_warm_start_is_the_first_policy(
         tmp_path,
         policy={"model": str(finished / "policy")},
         warm_start=None,
-        algo={"kl_coef": 0.1},
+        algo={"kl": {"coef": 0.1}},
         train={"iterations": 1},
     )
     done(capsys, "train", config, f"run.dir={tmp_path / 'run'}")
@@ -208,8 +208,8 @@ def test_several_updates_leave_the_behaviour_policy(
 ) -> None:
     config = small.write(
         tmp_path,
-        algo={"name": "grpo", "updates": 2, "clip_low": 0.05, "clip_high": 0.05},
-        learner={"lr": 0.02},
+        algo={"name": "grpo", "updates": 2, "clip": {"low": 0.05, "high": 0.05}},
+        learner={"lr": 0.004},
         rollout={"groups": 4},
     )
     run = tmp_path / "run"

@@ -45,7 +45,7 @@ def test_training_runs_code_in_the_sandbox_and_fails_nothing(tmp_path: Path) -> 
         YAML
         + "policy: {max_tokens: 16}\ncontext: {window: 256}\ntrain: {iterations: 1}\n"
         + "rollout: {groups: 4, group_size: 4, concurrency: 16}\n"
-        + "algo: {filter_zero_variance: false}\n"
+        + "algo: {sampling: {filter: none}}\n"
     )
     out = tmp_path / "run"
     overrides = ["env.kwargs.records=20", "env.kwargs.rules=false", f"run.dir={out}"]

@@ -214,7 +214,7 @@ def test_what_gets_no_gradient_is_not_called_trained(tmp_path: Path, capsys: Any
     path = small.write(
         tmp_path,
         rollout={"max_turns": 2},
-        algo={"truncation": {"gradient": False}, "max_refills": 0},
+        algo={"truncation": {"gradient": False}, "sampling": {"max_refills": 0}},
         train={"iterations": 2},
     )
     small.done(capsys, "train", path, f"run.dir={tmp_path / 'run'}")

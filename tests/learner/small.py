@@ -1,14 +1,23 @@
-"""A small Qwen3 and small batches for the learner's tests."""
+"""A small Qwen3, small batches and a small objective for the learner's tests."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from rlagents.types import EpisodeKey, Segment
+from rlagents.config import LearnerSection
+from rlagents.data.packing import pack
+from rlagents.learner.model import policy_logprobs
+from rlagents.learner.step import Learner
+from rlagents.types import Batch, EpisodeKey, Segment
 
 VOCABULARY = 50
+LENGTHS = [30, 20, 17, 40, 5, 12]
 
 
 def small_model(seed: int = 0, **changes) -> Qwen3ForCausalLM:
@@ -50,3 +59,35 @@ def segment(
 def segments(seed: int, lengths: list[int]) -> list[Segment]:
     rng = np.random.default_rng(seed)
     return [segment(rng, length, label) for label, length in enumerate(lengths)]
+
+
+def small_learner(model_changes=None, **changes) -> Learner:
+    settings = {"device": "cpu", "lr": 1e-2, **changes}
+    return Learner(small_model(**(model_changes or {})), LearnerSection(**settings))
+
+
+def on_policy(one: Learner, parts: Sequence[Segment]) -> Batch:
+    """The batch as if the learner's policy had sampled it."""
+    batch = pack(parts, row_tokens=64, pad_id=0)
+    logprobs, _ = policy_logprobs(one.model, batch, chunk=512)
+    return dataclasses.replace(batch, behaviour_logprobs=logprobs.detach().numpy())
+
+
+def clipped(logprobs: Tensor, entropies: Tensor, columns: Mapping[str, Tensor]):
+    """A minimal clipped surrogate."""
+    ratio = (logprobs - columns["behaviour_logprobs"]).exp()
+    clamped = ratio.clamp(0.8, 1.2)
+    terms = -torch.minimum(ratio * columns["advantages"], clamped * columns["advantages"])
+    return terms, {"ratio_mean": ratio.detach(), "clip_frac_low": (ratio < 0.8).float()}
+
+
+def gradients_of(one: Learner) -> list[dict[str, Tensor]]:
+    """A list that the gradient of each coming step is added to, by the parameter's name."""
+    seen: list[dict[str, Tensor]] = []
+
+    def keep(*_) -> None:
+        named = one.model.named_parameters()
+        seen.append({name: p.grad.clone() for name, p in named if p.grad is not None})
+
+    one.optimizer.register_step_pre_hook(keep)
+    return seen

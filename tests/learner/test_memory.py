@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import gc
 
+import numpy as np
+import pytest
 import torch
 
 from rlagents.config import LearnerSection
+from rlagents.data.packing import pack
 from rlagents.learner.memory import measure_windows, peak_live_bytes
-from tests.learner.small import small_model
+from rlagents.learner.step import Learner
+from tests.learner.small import segment, small_model
 
 
 def test_counts_by_hand():
@@ -48,3 +52,52 @@ def test_eight_windows_train_in_the_memory_of_one():
     one, eight = measure_windows(model, config, window=1536, counts=(1, 8))
     assert one > 200e6
     assert eight <= 1.2 * one
+
+
+WIDE = 4000
+"""A vocabulary so large that logits are nearly all of the memory."""
+
+
+def wide(**changes) -> Learner:
+    model = small_model(vocab_size=WIDE, num_hidden_layers=1, intermediate_size=16)
+    settings = {"device": "cpu", "micro_rows": 1, "logprob_chunk": 32, **changes}
+    return Learner(model, LearnerSection(**settings))
+
+
+def rows_of(count: int):
+    """Rows of one segment of 512 tokens, all trained."""
+    rng = np.random.default_rng(0)
+    parts = [segment(rng, 512, label, trained=1.0) for label in range(count)]
+    return pack(parts, row_tokens=512, pad_id=0)
+
+
+def test_the_gradient_of_entropies_needs_a_chunk_of_logits_and_not_all():
+    one, batch = wide(), rows_of(1)
+    dense = batch.trained_tokens * WIDE * 4
+
+    def objective(logprobs, entropies, columns):
+        return -logprobs * columns["advantages"] - entropies, {}
+
+    one.step(batch, objective, entropy_gradient=True)
+    with peak_live_bytes() as live:
+        assert not one.step(batch, objective, entropy_gradient=True).skipped
+    assert live.peak < dense
+    # The bound means something: one chunk that holds everything needs several such arrays.
+    with peak_live_bytes() as whole:
+        wide(logprob_chunk=512).step(batch, objective, entropy_gradient=True)
+    assert whole.peak > 3 * dense
+
+
+@pytest.mark.parametrize(
+    "names", [["proximal_logprobs"], ["current_logprobs", "current_entropies"]]
+)
+def test_a_pre_pass_of_eight_rows_needs_the_memory_of_one(names):
+    one = wide()
+    peaks = []
+    for count in (1, 8):
+        batch = rows_of(count)
+        with peak_live_bytes() as live:
+            one.columns(batch, names, lambda c, _: {"ratio": c[names[0]].exp()})
+        peaks.append(live.peak)
+    assert peaks[1] <= 1.2 * peaks[0]
+    assert peaks[0] < 512 * WIDE * 4

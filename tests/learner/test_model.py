@@ -9,7 +9,7 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from rlagents.data.packing import pack, segment_spans
 from rlagents.errors import ConfigError
-from rlagents.learner.model import policy_logprobs, prepare
+from rlagents.learner.model import flat_row, policy_logprobs, prepare, row_logprobs
 from tests.learner.small import VOCABULARY, segment, segments, small_model
 
 LENGTHS = [30, 20, 17, 40, 5, 2, 1, 29]
@@ -100,6 +100,49 @@ def test_entropy_of_a_uniform_head_is_the_logarithm_of_the_vocabulary():
     trained = torch.from_numpy(batch.loss_weights != 0)
     torch.testing.assert_close(logprobs[trained], torch.full((int(trained.sum()),), -np.log(50.0)))
     torch.testing.assert_close(entropy[trained], torch.full((int(trained.sum()),), np.log(50.0)))
+
+
+@pytest.mark.parametrize("chunk", [7, 10_000])
+def test_the_gradient_of_entropies_is_that_of_the_plain_model(chunk):
+    """-sum p log p of the tempered softmax, by autograd through dense logits."""
+    plain = small_model()
+    model = copy.deepcopy(plain)
+    prepare(model)
+    parts = segments(0, [30, 17, 5])
+    batch = pack(parts, row_tokens=64, pad_id=0)
+    row = flat_row(batch)
+    logprobs, entropies = row_logprobs(model, row, chunk=chunk, entropy="gradient")
+    same, values = row_logprobs(model, row, chunk=chunk)
+    torch.testing.assert_close(logprobs, same, atol=0, rtol=0)
+    torch.testing.assert_close(entropies, values, atol=0, rtol=0)
+    assert entropies.requires_grad and not values.requires_grad
+    weights = torch.linspace(-1, 2, len(entropies))
+    ((entropies + 0.5 * logprobs) * weights).sum().backward()
+
+    total, at = 0, 0
+    for part in parts:
+        ids = torch.from_numpy(part.token_ids.astype(np.int64))
+        logits = plain(input_ids=ids[None], use_cache=False).logits[0, :-1]
+        tempered = (logits / torch.from_numpy(part.temperatures[1:].copy())[:, None]).log_softmax(
+            -1
+        )
+        spread = -(tempered.exp() * tempered).sum(-1)
+        chosen = tempered.gather(-1, ids[1:, None])[:, 0]
+        own = torch.from_numpy(part.loss_mask[1:].copy())
+        size = int(own.sum())
+        total = total + ((spread + 0.5 * chosen)[own] * weights[at : at + size]).sum()
+        at += size
+    total.backward()
+    reference = dict(plain.named_parameters())
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, reference[name].grad, atol=2e-5, rtol=1e-4)
+
+
+def test_entropies_are_left_out_where_nobody_wants_them():
+    model = prepared()
+    row = flat_row(pack(segments(2, [9]), row_tokens=9, pad_id=0))
+    _, entropies = row_logprobs(model, row, chunk=4, entropy="none")
+    assert entropies.shape == row.wanted.shape and not entropies.any()
 
 
 def test_on_policy_the_ratio_is_one_at_any_temperature():

@@ -192,6 +192,6 @@ def test_through_the_group_then_rl(tmp_path):
         assert report.trained_tokens == masked_in(parts)
         assert not torch.equal(group.weights()["model.norm.weight"], before)
         batch = pack(parts, row_tokens=64, pad_id=0)
-        assert not group.step(batch, lambda lp, c: (-lp * c["advantages"], {})).skipped
+        assert not group.step(batch, lambda lp, _, c: (-lp * c["advantages"], {})).skipped
         with pytest.raises(LearnerError, match="no segment has a token to train"):
             group.sft([masked], config=warm, seed=0, folder=str(tmp_path))

@@ -12,30 +12,15 @@ from rlagents.data.packing import pack, sequence_mean_weights
 from rlagents.errors import ConfigError, LearnerError
 from rlagents.learner.group import LearnerGroup
 from rlagents.learner.model import policy_logprobs
-from rlagents.learner.step import Learner
-from tests.learner.small import segment, segments, small_model
-
-LENGTHS = [30, 20, 17, 40, 5, 12]
-
-
-def clipped(logprobs, columns):
-    """A minimal clipped surrogate."""
-    ratio = (logprobs - columns["behaviour_logprobs"]).exp()
-    clamped = ratio.clamp(0.8, 1.2)
-    terms = -torch.minimum(ratio * columns["advantages"], clamped * columns["advantages"])
-    return terms, {"ratio_mean": ratio.detach(), "clip_frac_low": (ratio < 0.8).float()}
-
-
-def learner(model_changes=None, **changes) -> Learner:
-    settings = {"device": "cpu", "lr": 1e-2, **changes}
-    return Learner(small_model(**(model_changes or {})), LearnerSection(**settings))
-
-
-def on_policy(one: Learner, parts):
-    """The batch as if the learner's policy had sampled it."""
-    batch = pack(parts, row_tokens=64, pad_id=0)
-    logprobs, _ = policy_logprobs(one.model, batch, chunk=512)
-    return dataclasses.replace(batch, behaviour_logprobs=logprobs.detach().numpy())
+from tests.learner.small import (
+    LENGTHS,
+    clipped,
+    on_policy,
+    segment,
+    segments,
+    small_learner,
+    small_model,
+)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +29,7 @@ def on_policy(one: Learner, parts):
     ids=str,
 )
 def test_the_update_does_not_depend_on_how_the_work_is_cut(changes):
-    first, second = learner(), learner(**changes)
+    first, second = small_learner(), small_learner(**changes)
     batch = on_policy(first, segments(0, LENGTHS))
     a, b = first.step(batch, clipped), second.step(batch, clipped)
     for tag in ("train/loss", "policy/grad_norm", "policy/entropy", "policy/ratio_mean"):
@@ -55,7 +40,7 @@ def test_the_update_does_not_depend_on_how_the_work_is_cut(changes):
 
 
 def test_the_update_does_not_depend_on_row_length():
-    first, second = learner(), learner()
+    first, second = small_learner(), small_learner()
     parts = segments(0, LENGTHS)
     weights = sequence_mean_weights(parts)
     long, short = (pack(parts, row_tokens=n, pad_id=0, weights=weights) for n in (124, 40))
@@ -67,7 +52,7 @@ def test_the_update_does_not_depend_on_row_length():
 
 def test_metrics_by_hand():
     """On-policy the ratio is 1, the loss is -sum(w A), entropy is the mean over trained tokens."""
-    one = learner()
+    one = small_learner()
     batch = on_policy(one, segments(0, LENGTHS))
     _, entropy = policy_logprobs(one.model, batch, chunk=512)
     stats = one.step(batch, clipped)
@@ -87,52 +72,21 @@ def test_metrics_by_hand():
 
 
 def test_repeated_steps_raise_the_probability_of_good_tokens():
-    one = learner()
+    one = small_learner()
     rng = np.random.default_rng(0)
     good = segment(rng, 20, 0, advantages=np.ones(20, np.float32))
     bad = segment(rng, 20, 1, advantages=-np.ones(20, np.float32))
     batch = on_policy(one, [good, bad])
     for _ in range(10):
-        one.step(batch, lambda lp, c: (-lp * c["advantages"], {}))
+        one.step(batch, lambda lp, _, c: (-lp * c["advantages"], {}))
     change = policy_logprobs(one.model, batch, chunk=512)[0].detach().numpy()
     change = (change - batch.behaviour_logprobs) * (batch.loss_weights != 0)
     assert change[batch.sequence_labels == 0].sum() > 1
     assert change[batch.sequence_labels == 1].sum() < -1
 
 
-@pytest.mark.parametrize("poison", ["loss", "gradient"])
-def test_a_step_that_is_not_finite_changes_nothing(poison):
-    one = learner()
-    batch = on_policy(one, segments(0, LENGTHS))
-    one.step(batch, clipped)
-    before = one.state()
-
-    def objective(logprobs, columns):
-        if poison == "loss":
-            return logprobs * float("nan"), {}
-        # 0 in value, infinite in slope.
-        return (logprobs - logprobs.detach()).clamp(min=0).sqrt(), {}
-
-    stats = one.step(batch, objective)
-    assert stats.skipped and stats.metrics["policy/skipped_steps"] == 1
-    after = one.state()
-    assert after["steps"] == before["steps"] + 1
-    for part in ("model", "optimizer"):
-        torch.testing.assert_close(after[part], before[part], atol=0, rtol=0)
-    assert not one.step(batch, clipped).skipped
-
-
-def test_a_batch_without_trained_tokens_changes_nothing():
-    one = learner()
-    rng = np.random.default_rng(0)
-    batch = pack([segment(rng, 9, loss_mask=np.zeros(9, bool))], row_tokens=9, pad_id=0)
-    before = one.state()["model"]
-    assert one.step(batch, clipped).skipped
-    torch.testing.assert_close(one.state()["model"], before, atol=0, rtol=0)
-
-
 def test_nonsense_on_masked_tokens_does_no_harm():
-    one, other = learner(), learner()
+    one, other = small_learner(), small_learner()
     batch = on_policy(one, segments(0, LENGTHS))
     masked = batch.loss_weights == 0
     poisoned = dataclasses.replace(
@@ -144,46 +98,90 @@ def test_nonsense_on_masked_tokens_does_no_harm():
     assert a.metrics["train/loss"] == b.metrics["train/loss"] and not b.skipped
 
 
-def test_columns_are_those_of_the_policy_and_of_the_frozen_one():
-    one = learner(micro_rows=1)
-    batch = on_policy(one, segments(0, LENGTHS))
-    with pytest.raises(LearnerError, match="freeze_reference"):
-        one.columns(batch, ["reference_logprobs"])
-    with pytest.raises(LearnerError, match="unknown batch column 'nonsense'"):
-        one.columns(batch, ["nonsense"])
-    one.freeze_reference()
-    one.step(batch, clipped)
-    now, _ = policy_logprobs(one.model, batch, chunk=512)
-    filled = one.columns(batch, ["reference_logprobs", "proximal_logprobs"])
-    reference, proximal = (filled.columns[f"{k}_logprobs"] for k in ("reference", "proximal"))
-    np.testing.assert_allclose(reference, batch.behaviour_logprobs, atol=1e-5)
-    np.testing.assert_allclose(proximal, now.detach().numpy(), atol=1e-5)
-    assert np.abs(reference - proximal).max() > 1e-3
-
-    def objective(logprobs, columns):
-        torch.testing.assert_close(logprobs.detach(), columns["proximal_logprobs"])
-        return logprobs * 0, {}
-
-    one.step(filled, objective)
-
-
-def test_resumed_equals_never_stopped():
-    one = learner(warmup_steps=4)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resumed_equals_never_stopped(optimizer):
+    settings = {"warmup_steps": 4, "optimizer": optimizer, "grad_clip": 100, "clip_adaptive": 1.1}
+    one = small_learner(**settings)
     batch = on_policy(one, segments(0, LENGTHS))
     one.freeze_reference()
-    for _ in range(2):
+    for _ in range(6):
         one.step(batch, clipped)
+        one.move_reference(0.5)
+    one.step(batch, lambda lp, _, c: (lp * 0, {}))
     state = one.state()
     frozen = json.dumps(shape_of(state))
-    other = learner({"seed": 5}, warmup_steps=4)
+    other = small_learner({"seed": 5}, **settings)
     other.load_state(state)
     for _ in range(2):
         a, b = one.step(batch, clipped), other.step(batch, clipped)
-        assert a.metrics["train/loss"] == b.metrics["train/loss"]
-        assert a.metrics["learner/lr"] == b.metrics["learner/lr"]
-    torch.testing.assert_close(other.weights(), one.weights(), atol=0, rtol=0)
-    torch.testing.assert_close(other.state()["reference"], state["reference"], atol=0, rtol=0)
+        one.move_reference(0.5)
+        other.move_reference(0.5)
+        clocks = {"learner/tokens_per_s"}
+        assert a.metrics.keys() == b.metrics.keys()
+        for tag in a.metrics.keys() - clocks:
+            assert a.metrics[tag] == b.metrics[tag], tag
+        assert a.metrics["policy/skipped_no_signal"] == 1
+        assert 0 < a.metrics["policy/grad_limit"] < 100
+    first, second = one.state(), other.state()
+    for part in ("model", "optimizer", "reference"):
+        torch.testing.assert_close(second[part], first[part], atol=0, rtol=0)
+    assert first["norms"] == second["norms"]
     assert json.dumps(shape_of(state)) == frozen
+
+
+def test_muon_trains_at_the_rates_of_both_parts():
+    """Warm-up by half: 0.05 for hidden matrices, a fifth of it for the rest."""
+    one = small_learner(optimizer="muon", lr=0.1, warmup_steps=2)
+    batch = on_policy(one, segments(0, LENGTHS))
+    before = one.state()["model"]
+    stats = one.step(batch, clipped)
+    assert stats.metrics["learner/lr"] == 0.05
+    assert [g["lr"] for g in one.optimizer.param_groups] == pytest.approx([0.01, 0.01, 0.05])
+    change = {k: (v - before[k]).square().mean().sqrt() for k, v in one.state()["model"].items()}
+    # AdamW's first step is the rate; Muon's is 0.2 of it for a full orthogonal matrix.
+    assert float(change["model.norm.weight"]) == pytest.approx(0.01, rel=0.01)
+    assert float(change["model.layers.0.mlp.up_proj.weight"]) == pytest.approx(0.01, rel=0.3)
+    logprobs = [float(one.step(batch, clipped).metrics["train/loss"]) for _ in range(5)]
+    assert logprobs[-1] < stats.metrics["train/loss"]
+
+
+def test_the_reference_moves_by_hand():
+    """Policy p0, then p1: 0.75 p0 + 0.25 p1; decay 1 stays, decay 0 is the policy itself."""
+    one = small_learner()
+    with pytest.raises(LearnerError, match="freeze_reference"):
+        one.move_reference(0.5)
+    one.freeze_reference()
+    before = one.state()["reference"]
+    one.step(on_policy(one, segments(0, LENGTHS)), clipped)
+    policy = one.state()["model"]
+    one.move_reference(1.0)
+    torch.testing.assert_close(one.state()["reference"], before, atol=0, rtol=0)
+    one.move_reference(0.75)
+    expected = {name: 0.75 * before[name] + 0.25 * policy[name] for name in before}
+    moved = one.state()["reference"]
+    torch.testing.assert_close(moved, expected, atol=1e-7, rtol=1e-6)
+    assert max(float((moved[name] - before[name]).abs().max()) for name in before) > 1e-3
+    one.move_reference(0.0)
+    torch.testing.assert_close(one.state()["reference"], policy, atol=0, rtol=0)
+    torch.testing.assert_close(one.state()["model"], policy, atol=0, rtol=0)
+    with pytest.raises(ValueError, match="between 0 and 1, got 1.5"):
+        one.move_reference(1.5)
+
+
+def test_entropies_reach_the_objective_with_gradient_only_where_asked():
+    one = small_learner(lr=0.05)
+    batch = on_policy(one, segments(0, LENGTHS))
+
+    def entropy_only(logprobs, entropies, columns):
+        return -entropies, {}
+
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        one.step(batch, entropy_only)
+    seen = [
+        one.step(batch, entropy_only, entropy_gradient=True).metrics["policy/entropy"]
+        for _ in range(5)
+    ]
+    assert seen[-1] > seen[0] + 0.1
 
 
 def shape_of(value):
@@ -198,13 +196,13 @@ def shape_of(value):
 
 
 def test_the_state_of_another_model_is_refused():
-    wider = learner({"hidden_size": 64})
+    wider = small_learner({"hidden_size": 64})
     with pytest.raises(LearnerError, match="another model"):
-        learner().load_state(wider.state())
+        small_learner().load_state(wider.state())
 
 
 def test_weights_load_into_a_model_and_are_snapshots():
-    one = learner()
+    one = small_learner()
     weights = one.weights()
     fresh = small_model(seed=9)
     fresh.load_state_dict(weights)
@@ -217,7 +215,7 @@ def test_weights_load_into_a_model_and_are_snapshots():
 
 
 def test_bfloat16_keeps_updates_that_bfloat16_would_lose():
-    one = learner(dtype="bfloat16", lr=1e-5)
+    one = small_learner(dtype="bfloat16", lr=1e-5)
     batch = on_policy(one, segments(0, LENGTHS))
     before = one.weights()["model.norm.weight"]
     stats = one.step(batch, clipped)
@@ -230,7 +228,7 @@ def test_bfloat16_keeps_updates_that_bfloat16_would_lose():
 def test_a_device_that_is_not_there_is_refused():
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match=r"learner\.device"):
-            learner(device="cuda")
+            small_learner(device="cuda")
 
 
 def test_group_names_failures_and_closes_twice():
@@ -238,7 +236,19 @@ def test_group_names_failures_and_closes_twice():
     with LearnerGroup(small_model(), LearnerSection(device="cpu")) as group:
         assert not group.step(batch, clipped).skipped
         with pytest.raises(LearnerError, match="optimizer step: KeyError"):
-            group.step(batch, lambda logprobs, columns: columns["absent"])
+            group.step(batch, lambda logprobs, entropies, columns: columns["absent"])
+        with pytest.raises(LearnerError, match="freeze_reference"):
+            group.move_reference(0.9)
+        group.freeze_reference()
+        with pytest.raises(LearnerError, match="move of the reference: ValueError"):
+            group.move_reference(-1)
+        names = ["current_entropies", "reference_logprobs"]
+        filled = group.columns(batch, names, lambda c, _: {"twice": c["current_entropies"] * 2}, 1)
+        np.testing.assert_allclose(
+            filled.columns["twice"], 2 * filled.columns["current_entropies"], rtol=1e-6
+        )
+        bonus = group.step(filled, lambda lp, h, c: (-h, {}), entropy_gradient=True)
+        assert not bonus.skipped
         group.close()
     with pytest.raises(LearnerError, match="closed"):
         group.weights()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from rlagents.policy.draw import draw
+from rlagents.policy.draw import draw, perturbed
 
 PROBABILITIES = torch.tensor([0.1, 0.4, 0.0, 0.5])
 
@@ -66,3 +66,14 @@ def test_frequencies_follow_the_distribution() -> None:
     counts = np.bincount(ids, minlength=4) / len(ids)
     # Four standard errors of a share of 20,000 are at most 0.0142.
     np.testing.assert_allclose(counts, PROBABILITIES.numpy(), atol=0.0142)
+
+
+def test_noise_is_a_function_of_its_seed_and_only_where_asked_for():
+    logits = torch.zeros(3, 2000)
+    noisy = perturbed(logits, [0.0, 0.5, 0.5], [(1, 0), (1, 0), (1, 1)])
+    assert not logits.any() and not noisy[0].any()
+    for row in noisy[1:]:  # 2,000 values: the deviation is within 6 standard errors
+        assert abs(float(row.std()) - 0.5) < 6 * 0.5 / 2000**0.5 / 2**0.5
+    assert not torch.equal(noisy[1], noisy[2])
+    alone = perturbed(logits[:1], [0.5], [(1, 0)])
+    assert torch.equal(alone[0], noisy[1])

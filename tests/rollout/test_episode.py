@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlagents.errors import ConfigError, EnvironmentFailure, SandboxBroken
-from rlagents.journal.codec import encode_trajectory
+from rlagents.journal.codec import decode_trajectory, encode_trajectory
 from rlagents.rollout.actors import ScriptedActor
 from rlagents.rollout.episode import Action, Limits, run_episode
 from rlagents.types import StopReason, Trajectory
@@ -140,6 +140,30 @@ BROKEN = {
     "reward is text": (Script(step=lambda n: ("x", "0.5", 0, 0, {})), None, "that is a number", 0),
     "reward is None": (Script(step=lambda n: ("x", None, 0, 0, {})), None, "step 0: TypeError", 0),
     "info is None": (Script(step=lambda n: ("x", 0, 1, 0, None)), None, "info to be a dict", 0),
+    "potential is NaN": (
+        Script(step=lambda n: ("x", 0, 0, 0, {"potential": np.nan})),
+        None,
+        "step 0: ValueError: expected an info['potential'] that is a finite float32, got nan",
+        0,
+    ),
+    "potential is infinite": (
+        Script(reset=lambda: ("x", {"potential": -np.inf})),
+        None,
+        "reset: ValueError: expected an info['potential'] that is a finite float32, got -inf",
+        0,
+    ),
+    "potential is None": (
+        Script(reset=lambda: ("x", {"potential": None})),
+        None,
+        "reset: TypeError: expected an info['potential'] that is a number, got NoneType",
+        0,
+    ),
+    "potential is text": (
+        Script(step=lambda n: ("x", 0, 0, 0, {"potential": "0.5"}) if n else None),
+        None,
+        "step 1: TypeError: expected an info['potential'] that is a number, got str",
+        1,
+    ),
     "flags are arrays": (Script(step=lambda n: ("x", 0, np.ones(2), 0, {})), None, "step 0", 0),
 }
 
@@ -179,6 +203,50 @@ def test_the_environment_is_closed_even_where_the_actor_fails_to() -> None:
     env = Script()
     assert play(env, Leaky()).stop is StopReason.TERMINATED
     assert env.closed == 1
+
+
+def promising(*potentials: Any, last: tuple[bool, bool] = (True, False)) -> Script:
+    """An environment that reports these potentials, the first one at reset; None is no report."""
+
+    def info(number: int) -> dict[str, Any]:
+        return {} if potentials[number] is None else {"potential": potentials[number]}
+
+    def step(number: int) -> Any:
+        flags = last if number + 2 == len(potentials) else (False, False)
+        return ("x", 0.0, *flags, info(number + 1))
+
+    return Script(reset=lambda: ("x", info(0)), step=step)
+
+
+def potentials_of(trajectory: Trajectory) -> list[float]:
+    return [turn.potential for turn in trajectory.turns] + [trajectory.final_potential]
+
+
+def test_a_turn_has_the_potential_of_the_state_that_it_acts_in() -> None:
+    # What the environment reports of the state after the end does not count.
+    assert potentials_of(play(promising(1.0, 3, np.float32(2.5), 7))) == [1, 3, 2.5, 0]
+    cut = play(promising(1.0, 3, 2.5, 7, last=(False, True)))
+    assert cut.stop is StopReason.TRUNCATED and potentials_of(cut) == [1, 3, 2.5, 7]
+
+
+def test_an_episode_that_we_cut_keeps_the_potential_of_its_last_state() -> None:
+    trajectory = play(promising(1, 3, 2, 7, 8), max_turns=2)
+    assert trajectory.stop is StopReason.TURN_LIMIT and potentials_of(trajectory) == [1, 3, 2]
+    none = play(promising(1, 3), max_turns=0)
+    assert potentials_of(none) == [1]
+    # The observation "x" and its user token, which leave no room for an action of 8 tokens.
+    assert potentials_of(play(promising(4, 3), window=9)) == [4]
+
+
+def test_a_state_without_a_potential_promises_nothing() -> None:
+    assert potentials_of(play()) == [0, 0, 0]
+    assert potentials_of(play(promising(2, None, 3, None, last=(False, True)))) == [2, 0, 3, 0]
+
+
+def test_potentials_come_back_from_the_journal() -> None:
+    trajectory = play(promising(0.1, -3.5, 2**-140, 7, last=(False, True)))
+    back = decode_trajectory(encode_trajectory(trajectory))
+    assert potentials_of(back) == potentials_of(trajectory) == [0.1, -3.5, 2**-140, 7]
 
 
 @pytest.mark.parametrize("reward", [True, 1, np.float32(1), np.array(1)])

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from rlagents.algos.configs import SamplingConfig
+from rlagents.algos.history import History, TaskRecord
+from rlagents.algos.sampling import Plan, Slot, plan
 from rlagents.config import EnvSection
 from rlagents.data.tasks import TaskSource
 from rlagents.errors import RlagentsError
@@ -15,11 +19,12 @@ from rlagents.rollout.ledger import Ledger
 from rlagents.rollout.stream import Collected, RolloutStream, Watch, finished, run_all
 from rlagents.rollout.worker import Job, Waiting
 from rlagents.scoring.scorer import ReturnScorer
-from rlagents.types import ErrorRecord, ScoredGroup, StopReason, Trajectory
+from rlagents.types import EpisodeKey, ErrorRecord, ScoredGroup, StopReason, Trajectory
 from tests.fakes import trajectory
 from tests.rollout.toys import SAMPLING, job, key
 
 TASKS = TaskSource(EnvSection(id="toy"), 5)
+RETURNING = TaskSource(EnvSection(id="toy", train_tasks=4), 5)
 
 
 class Shuffled:
@@ -94,24 +99,43 @@ class Rig:
         groups: int = 6,
         group_size: int = 3,
         max_refills: int = 2,
+        tasks: TaskSource = TASKS,
+        reject: Callable[[ScoredGroup], str | None] = equal,
+        past: Sequence[Trajectory] = (),
         watch: Watch = QUIET,
     ) -> None:
         self.pool = Shuffled(play, order)
         self.ledger = Ledger()
         self.recorded: list[Trajectory] = []
-        self.stream = RolloutStream(
-            pool=self.pool,
-            tasks=TASKS,
-            scorer=ReturnScorer(),
-            reject=equal,
+        self.recalled: list[EpisodeKey] = []
+        self.plan = plan(
+            SamplingConfig(filter="zero_variance", max_refills=max_refills),
+            {},
+            tasks=0,
             groups=groups,
             group_size=group_size,
-            max_refills=max_refills,
+            seed=5,
+            iteration=0,
+        )
+        self._past = {t.key: t for t in past}
+        self.stream = RolloutStream(
+            pool=self.pool,
+            tasks=tasks,
+            scorer=ReturnScorer(),
+            reject=reject,
+            recall=self.recall,
             sampling=SAMPLING,
             ledger=self.ledger,
             record=self.recorded.append,
             watch=watch,
         )
+
+    def recall(self, of: EpisodeKey) -> Trajectory | None:
+        self.recalled.append(of)
+        return self._past.get(of)
+
+    def collect(self, iteration: int = 0, plan: Plan | None = None) -> Collected:
+        return self.stream.collect(iteration, plan or self.plan)
 
 
 def seeds(groups: Any) -> list[int]:
@@ -120,7 +144,7 @@ def seeds(groups: Any) -> list[int]:
 
 def test_members_are_in_order_and_share_their_task() -> None:
     rig = Rig()
-    collected = rig.stream.collect(0)
+    collected = rig.collect(0)
     assert len(collected.kept) == 6
     for group in collected.groups:
         members = group.group.trajectories
@@ -134,28 +158,28 @@ def test_members_are_in_order_and_share_their_task() -> None:
 
 
 def test_what_is_kept_does_not_depend_on_the_order_of_finishing() -> None:
-    results = [Rig(order=order).stream.collect(3) for order in range(20)]
+    results = [Rig(order=order).collect(3) for order in range(20)]
     assert len({tuple(seeds(c.kept)) for c in results}) == 1
     assert len({tuple(seeds(g for g, _ in c.dropped)) for c in results}) == 1
     assert results[0].dropped  # otherwise this shows nothing
     assert all(reason == "zero_variance" for _, reason in results[0].dropped)
-    assert seeds(results[0].kept) != seeds(Rig().stream.collect(4).kept)
+    assert seeds(results[0].kept) != seeds(Rig().collect(4).kept)
 
 
 def test_each_dropped_group_is_replaced_up_to_the_cap() -> None:
     for max_refills in range(3):
         rig = Rig(lambda of: scored(of, 1.0), groups=4, max_refills=max_refills)
-        collected = rig.stream.collect(0)
+        collected = rig.collect(0)
         assert not collected.kept
         assert len(collected.dropped) == 4 * (1 + max_refills)
     only_first = Rig(lambda of: scored(of, of.key.member * (of.key.group > 0)), groups=4)
-    collected = only_first.stream.collect(0)
+    collected = only_first.collect(0)
     assert (len(collected.kept), len(collected.dropped)) == (4, 1)
 
 
 def test_the_ledger_counts_every_start() -> None:
     rig = Rig()
-    collected = rig.stream.collect(0)
+    collected = rig.collect(0)
     count = 3 * len(collected.groups)
     assert rig.ledger.started == rig.ledger.in_flight == count == len(collected.trajectories)
     rig.ledger.check(count)
@@ -189,7 +213,7 @@ def test_failed_members_have_no_score_and_stay_in_their_group() -> None:
         stop = StopReason.SAMPLER_ERROR if of.key.member == 1 else StopReason.TERMINATED
         return scored(of, float(of.key.member), stop)
 
-    collected = Rig(second_fails).stream.collect(0)
+    collected = Rig(second_fails).collect(0)
     for group in collected.kept:
         assert np.isnan(group.scores).tolist() == [False, True, False]
         assert group.scores[[0, 2]].tolist() == [0, 2]
@@ -204,7 +228,7 @@ def test_all_failed_is_an_error_with_the_commonest_cause() -> None:
 
     rig = Rig(fails, groups=2, max_refills=0)
     with pytest.raises(RlagentsError) as caught:
-        rig.stream.collect(7)
+        rig.collect(7)
     assert str(caught.value) == (
         "all 6 episodes of iteration 7 failed; 6 of them with: environment: disk full"
     )
@@ -214,7 +238,7 @@ def test_all_failed_is_an_error_with_the_commonest_cause() -> None:
         stop = StopReason.TERMINATED if alive else StopReason.ENVIRONMENT_ERROR
         return scored(of, 0, stop)
 
-    assert isinstance(Rig(one_lives, groups=2, max_refills=0).stream.collect(0), Collected)
+    assert isinstance(Rig(one_lives, groups=2, max_refills=0).collect(0), Collected)
 
 
 class Stop(Exception):
@@ -233,7 +257,7 @@ def test_it_stops_where_the_check_raises() -> None:
     watch = Watch(interval_s=1e9, report=lambda line: None, check=check)
     rig = Rig(watch=watch)
     with pytest.raises(Stop):
-        rig.stream.collect(0)
+        rig.collect(0)
     assert len(rig.recorded) == 5
     assert rig.ledger.in_flight == rig.ledger.started > 0
 
@@ -260,5 +284,140 @@ def test_nothing_outstanding_waits_for_nothing() -> None:
 def test_progress_is_told_of_every_trajectory() -> None:
     seen: list[Trajectory] = []
     rig = Rig()
-    rig.stream.collect(0, seen.append)
+    rig.stream.collect(0, rig.plan, seen.append)
     assert seen == rig.recorded
+
+
+# --- plans of any shape -------------------------------------------------------------------------
+
+
+def slots(*rows: tuple[int | None, int], groups: int | None = None, **more: Any) -> Plan:
+    made = tuple(Slot(index=index, attempts=attempts) for index, attempts in rows)
+    return Plan(slots=made, groups=len(made) if groups is None else groups, success=1.0, **more)
+
+
+def test_each_started_group_takes_the_next_slot() -> None:
+    made = slots((2, 2), (0, 4), (2, 3), (1, 2), (3, 5), groups=3)
+    flat_first = Rig(lambda of: scored(of, of.key.member * (of.key.group > 0)), tasks=RETURNING)
+    collected = flat_first.collect(1, made)
+    assert [(len(g.scores), len(collected.kept)) for g in collected.kept] == [
+        (4, 3),
+        (3, 3),
+        (2, 3),
+    ]
+    (group, reason), *others = collected.dropped
+    assert (reason, len(group.scores), others) == ("zero_variance", 2, [])
+    expected = [RETURNING.train(1, n, slot.index) for n, slot in enumerate(made.slots[:4])]
+    assert {j.key.group: j.task for j in flat_first.pool.jobs} == dict(enumerate(expected))
+    assert flat_first.ledger.started == 2 + 4 + 3 + 2  # slot 4 was not needed
+
+
+def test_sizes_and_tasks_do_not_depend_on_the_order_of_finishing() -> None:
+    made = slots(*[(n % 4, 2 + n % 3) for n in range(9)], groups=4)
+    results = [Rig(order=order, tasks=RETURNING).collect(0, made) for order in range(15)]
+    shapes = {tuple((g.group.task.seed, len(g.scores)) for g in c.groups) for c in results}
+    assert len(shapes) == 1
+    assert results[0].dropped
+
+
+def test_outcomes_are_by_slot_with_the_index_of_the_task() -> None:
+    rig = Rig(lambda of: scored(of, of.key.member * (of.key.group % 2)), tasks=RETURNING)
+    collected = rig.collect(6, slots((3, 2), (0, 3), (3, 2), (1, 2)))
+    assert [(o.index, o.scores.tolist()) for o in collected.outcomes] == [
+        (3, [0, 0]),
+        (0, [0, 1, 2]),
+        (3, [0, 0]),
+        (1, [0, 1]),
+    ]
+    assert collected.outcomes[1].keys == tuple(
+        EpisodeKey(stream="train", iteration=6, group=1, member=m) for m in range(3)
+    )
+    assert Rig().collect().outcomes == []  # fresh tasks have no history
+
+
+# --- replay -------------------------------------------------------------------------------------
+
+
+def past(member: int, index: int = 0, score: float = 1.0) -> Trajectory:
+    """A success of iteration 2 at one of the tasks that come back."""
+    of = EpisodeKey(stream="train", iteration=2, group=9, member=member)
+    return replace(trajectory(score=score), key=of, task=RETURNING.train(0, 0, index))
+
+
+def keep(group: ScoredGroup) -> str | None:
+    return None
+
+
+def replaying(*members: int) -> History:
+    return {0: TaskRecord(successes=tuple(past(m).key for m in members))}
+
+
+def planned(history: History, **changes: Any) -> Plan:
+    size = {"tasks": 1, "groups": 2, "group_size": 2, "seed": 5, "iteration": 4, **changes}
+    return plan(SamplingConfig(replay=2), history, **size)
+
+
+def test_a_group_without_success_gets_earlier_ones_once() -> None:
+    successes = [past(4), past(5)]
+    rig = Rig(lambda of: scored(of, 0.5), tasks=RETURNING, past=successes)
+    collected = rig.collect(4, planned(replaying(4, 5)))
+    first, second = collected.groups
+    # Now it has a signal; the second group of the task gets nothing, and has none.
+    assert collected.kept == (first,)
+    assert first.group.trajectories[2:] == tuple(successes)  # the very records
+    assert first.scores.tolist() == [0.5, 0.5, 1, 1]
+    assert first.parts["return"].tolist() == [0.5, 0.5, 1, 1]
+    assert second.scores.tolist() == [0.5, 0.5]
+    assert rig.recalled == [t.key for t in successes]
+    assert collected.replayed == {t.key for t in successes}
+
+
+def test_replayed_members_cost_nothing_and_teach_nothing() -> None:
+    rig = Rig(lambda of: scored(of, 0.0), tasks=RETURNING, past=[past(4), past(5)])
+    collected = rig.collect(4, planned(replaying(4, 5)))
+    assert rig.ledger.started == len(rig.recorded) == 4
+    assert {t.key for t in collected.trajectories} == {t.key for t in rig.recorded}
+    assert len(collected.trajectories) == 4
+    assert [g.scores.tolist() for g in collected.sampled] == [[0, 0], [0, 0]]
+    assert [g.parts["return"].tolist() for g in collected.sampled] == [[0, 0], [0, 0]]
+    assert [o.scores.tolist() for o in collected.outcomes] == [[0, 0], [0, 0]]
+    assert all(k.iteration == 4 for o in collected.outcomes for k in o.keys)
+
+
+def test_a_group_with_a_success_needs_no_other() -> None:
+    rig = Rig(lambda of: scored(of, of.key.member), tasks=RETURNING, past=[past(4)])
+    collected = rig.collect(4, planned(replaying(4)))
+    assert (rig.recalled, collected.replayed) == ([], frozenset())
+    assert collected.sampled == collected.groups
+
+
+def test_a_group_whose_members_all_failed_is_not_topped_up() -> None:
+    def first_fails(of: Job) -> Trajectory:
+        broken = of.key.group == 0
+        return scored(of, 0, StopReason.SAMPLER_ERROR if broken else StopReason.TERMINATED)
+
+    rig = Rig(first_fails, tasks=RETURNING, past=[past(4)], reject=keep)
+    assert not rig.collect(4, planned(replaying(4))).replayed
+
+
+def test_what_the_journal_lost_is_left_out() -> None:
+    rig = Rig(lambda of: scored(of, 0.0), tasks=RETURNING, past=[past(5)], reject=keep)
+    collected = rig.collect(4, planned(replaying(4, 5)))
+    assert collected.replayed == {past(5).key}
+    assert [len(g.scores) for g in collected.kept] == [3, 2]
+    rig = Rig(lambda of: scored(of, 0.0), tasks=RETURNING, reject=keep)
+    assert [len(g.scores) for g in rig.collect(4, planned(replaying(4))).kept] == [2, 2]
+
+
+def test_a_success_of_another_task_is_a_bug() -> None:
+    rig = Rig(lambda of: scored(of, 0.0), tasks=RETURNING, past=[past(4, index=1)])
+    with pytest.raises(AssertionError, match="another task"):
+        rig.collect(4, planned(replaying(4)))
+
+
+def test_a_group_that_is_still_rejected_counts_its_replays() -> None:
+    rig = Rig(lambda of: scored(of, 0.0), tasks=RETURNING, past=[past(4, score=0.0)])
+    collected = rig.collect(4, planned(replaying(4)))
+    assert not collected.kept
+    assert [len(g.scores) for g, _ in collected.dropped] == [3, 2]
+    assert collected.replayed == {past(4).key}

@@ -57,6 +57,46 @@ def test_opening_all_doors_ends_the_task() -> None:
     assert info["metrics"]["success"] == 1.0
 
 
+def test_the_potential_is_what_a_flawless_walk_still_earns() -> None:
+    """4 doors, 5 turns: the first look is free, the wrong code costs a door."""
+    env = planted({"a": "3", "b": "7"}, "abba")
+    potentials = [env._info()["potential"]]
+    rewards = []
+    for action in ("3", "?", "1", "7", "7"):
+        _, reward, _, _, info = env.step(action)
+        rewards.append(reward)
+        potentials.append(info["potential"])
+    # min(doors left, turns left) / 4: (4, 5), (3, 4), (3, 3), (3, 2), (2, 1), and the end.
+    assert potentials == [1, 0.75, 0.75, 0.5, 0.25, 0]
+    shaped = [
+        r + after - before
+        for r, (before, after) in zip(rewards, itertools.pairwise(potentials), strict=True)
+    ]
+    assert shaped == [0, 0, -0.25, 0, 0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    facts=st.sampled_from(["card", "rooms"]),
+    slack=st.integers(0, 4),
+    data=st.data(),
+)
+def test_shaped_rewards_are_zero_for_the_oracle_and_never_above(
+    seed: int, facts: str, slack: int, data: Any
+) -> None:
+    """The potential is the value of the best policy: no action gains on it."""
+    env = make(ID, horizon=6, turns=6 + slack, keys=3, facts=facts).unwrapped
+    _, info = env.reset(seed=seed)
+    over = False
+    while not over:
+        action = data.draw(st.sampled_from([env.code, "?", "0", "x"]))
+        right, before = action == env.code, info["potential"]
+        _, reward, over, _, info = env.step(action)
+        shaped = reward + info["potential"] - before
+        assert shaped == pytest.approx(0, abs=1e-12) if right else shaped < 1e-12
+
+
 def test_penalty_is_paid_for_wrong_codes_only() -> None:
     env = planted({"a": "3"}, "a" * 4, penalty=0.125)
     rewards = [env.step(action)[1] for action in ("4", "?", "what", "3")]

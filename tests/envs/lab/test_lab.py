@@ -97,6 +97,22 @@ def test_any_text_costs_a_turn_and_never_raises(env_id: str, seed: int, actions,
 
 
 @pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("policy", ["random", "expert", "oracle"])
+def test_a_potential_promises_at_most_the_whole_score_and_nothing_after_the_end(
+    env_id: str, policy: str
+) -> None:
+    env = make(env_id)
+    for seed in range(5):
+        observation, info = env.reset(seed=seed)
+        act = env.unwrapped.scripted[policy](env.unwrapped, np.random.default_rng(seed))
+        over = False
+        while not over:
+            assert type(info["potential"]) is float and 0 <= info["potential"] <= 1
+            observation, _, over, _, info = env.step(act(observation))
+        assert info["potential"] == 0.0
+
+
+@pytest.mark.parametrize("env_id", IDS)
 def test_nonsense_ends_the_episode_at_its_budget(env_id: str) -> None:
     env = make(env_id)
     env.reset(seed=0)

@@ -53,6 +53,12 @@ def test_reset_goes_back_and_partial_pays_only_new_ground() -> None:
     }
 
 
+def test_the_potential_is_the_share_of_the_places_passed_in_this_try() -> None:
+    env = planted("abca", wrong="reset")
+    potentials = [env.step(action)[4]["potential"] for action in "ab?dabca"]
+    assert potentials == [0.25, 0.5, 0.5, 0, 0.25, 0.5, 0.75, 0]
+
+
 def test_stay_costs_only_the_turn_and_the_budget_ends_it() -> None:
     env = planted("ab", wrong="stay", turns=3)
     assert play(env, "cad") == [

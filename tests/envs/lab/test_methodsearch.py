@@ -38,6 +38,15 @@ def test_worked_example() -> None:
     }
 
 
+def test_the_potential_is_the_share_of_methods_measured() -> None:
+    env = planted(horizon=9)
+    potentials = [env._info()["potential"]]
+    for action in ("run b", "run b", "note b", "bad", "run a", "submit a"):
+        potentials.append(env.step(action)[4]["potential"])
+    assert potentials == [0, 0.5, 0.5, 0.5, 0.5, 1, 0]
+    assert env.reset(seed=1)[1]["potential"] == 0
+
+
 def test_a_method_below_the_baseline_scores_below_zero() -> None:
     assert planted(horizon=8).step("submit b")[1] == -0.5
 
