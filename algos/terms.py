@@ -74,6 +74,9 @@ def derive(
         found |= _sequence_columns(config, ratio, advantages, units, importance)
     if importance is not None and config.objective != "vespo":  # VESPO has it in its own weight
         weights = weights * importance
+    if config.entropy.top < 1:  # the bonus, too, acts on these alone
+        found["top_entropy"] = selection.top_entropy(batch[ENTROPIES], config.entropy.top)
+        weights = weights * found["top_entropy"]
     for keep in _kept(config, batch, units, generator):
         weights = weights * keep
     found["token_weights"] = weights
@@ -113,8 +116,7 @@ def loss_terms(
         terms = terms + config.kl.coef * distance
         stats["kl_reference"] = distance.detach()
     if entropy_coef != 0:
-        kept = batch["token_weights"] != 0 if config.entropy.top < 1 else 1.0
-        terms = terms - entropy_coef * entropies * kept
+        terms = terms - entropy_coef * entropies * batch.get("top_entropy", 1.0)
     away = objectives.log_ratio(policy.detach(), batch[BEHAVIOUR])
     stats |= {"ratio_mean": ratio.detach().exp(), "kl_behaviour": away.exp() - 1 - away}
     return terms, stats
@@ -240,8 +242,6 @@ def _kept(
                 batch[BEHAVIOUR], batch[CURRENT], advantages, units, limit=correction.off_policy
             )
         )
-    if config.entropy.top < 1:
-        kept.append(selection.top_entropy(batch[ENTROPIES], config.entropy.top))
     if config.covariance.method == "clip":
         cov = config.covariance
         kept.append(

@@ -42,6 +42,12 @@ _RULES = (
         "policy.model: tiny",
     ),
     _Only(
+        ("policy.fp32_head",),
+        lambda c: c.learner.dtype == "bfloat16",
+        ("learner.dtype",),
+        "learner.dtype: bfloat16",
+    ),
+    _Only(
         ("context.pinned_turns", "context.overlap"),
         lambda c: c.context.strategy == "pinned_window",
         ("context.strategy",),

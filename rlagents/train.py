@@ -220,7 +220,8 @@ def learn(
         metrics = dict(stats.metrics)
         if algorithm.entropy_gradient:
             metrics["policy/entropy_coef"] = state.algo.entropy_coef
-            state.algo = algorithm.after_step(state.algo, metrics["policy/entropy"])
+            if not stats.skipped:
+                state.algo = algorithm.after_step(state.algo, metrics["policy/entropy"])
         state.tokens_trained += batch.trained_tokens
         figures.append(metrics)
         advance(metrics["train/loss"])

@@ -54,6 +54,7 @@ class MethodSearch(LabEnv):
         noise: float = 0.05,
         cost: float = 0.2,
         note_limit: int = 64,
+        expert_haste: float = 0.0,
     ) -> None:
         """Make the environment.
 
@@ -63,6 +64,8 @@ class MethodSearch(LabEnv):
             noise: standard deviation of a measurement, in units of quality.
             cost: what using the whole budget takes off the score.
             note_limit: characters the notebook holds; the rest of a note is cut off.
+            expert_haste: probability a turn that the expert submits what has measured best so far
+                instead of going on, so that its imitation knows how to stop early.
 
         Raises:
             ValueError: naming the argument that is out of its range.
@@ -72,6 +75,7 @@ class MethodSearch(LabEnv):
         self.noise = real("noise", noise, 0, 1)
         self.cost = real("cost", cost, 0, 1)
         self.note_limit = whole("note_limit", note_limit, 0, 1000)
+        self.expert_haste = real("expert_haste", expert_haste, 0, 1)
         letters = string.ascii_lowercase
         pairs = [first + second for first in letters for second in letters]
         self.names = tuple([*letters, *pairs][: self.methods])
@@ -169,6 +173,8 @@ class MethodSearch(LabEnv):
                 seen.setdefault(name, []).append(float(rest[0]))
             means = {name: sum(values) / len(values) for name, values in seen.items()}
             best = max(means, key=means.__getitem__) if means else order[0]
+            if means and rng.random() < self.expert_haste:
+                return f"submit {best}"
             action = next(plan, f"submit {best}")
             return f"note {best} {means[best]:.2f}" if action == "note" else action
 

@@ -148,7 +148,7 @@ def trl_result(
             max_completion_length=CONSTANT,
             bf16=False,
             use_cpu=True,
-            gradient_checkpointing=False,
+            activation_checkpointing=False,
             report_to="none",
             **arguments,
         ),

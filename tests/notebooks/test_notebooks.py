@@ -1,6 +1,7 @@
 """Every notebook runs from top to bottom, and is committed without outputs."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,14 @@ def printed(cells: list[Any]) -> str:
 
 
 def test_there_are_notebooks() -> None:
-    assert [path.name for path in NOTEBOOKS] == ["read_a_run.ipynb"]
+    assert [path.name for path in NOTEBOOKS] == ["read_a_run.ipynb", "train_under_trl.ipynb"]
+
+
+def pictures(cells: list[Any]) -> int:
+    """How many there are among the outputs, none of which is on standard error."""
+    found = [output for cell in cells for output in cell.outputs]
+    assert [output for output in found if output.get("name") == "stderr"] == []
+    return sum("image/png" in output.get("data", {}) for output in found)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -42,12 +50,10 @@ def test_committed_without_outputs_for_any_kernel(path: Path) -> None:
         assert cell.cell_type == "markdown" or (not cell.outputs and cell.execution_count is None)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_without_and_then_with_a_run_folder(path: Path, tmp_path: Path) -> None:
+def test_read_a_run_works_without_and_then_with_a_run_folder(tmp_path: Path) -> None:
+    path = ROOT / "notebooks" / "read_a_run.ipynb"
     cells = executed(path, tmp_path)
-    assert [o for cell in cells for o in cell.outputs if o.get("name") == "stderr"] == []
-    pictures = [o for cell in cells for o in cell.outputs if "image/png" in o.get("data", {})]
-    assert len(pictures) == 1
+    assert pictures(cells) == 1
     first = printed(cells)
     [run] = (tmp_path / "runs" / "notebook").iterdir()
     assert first.startswith(f"{run}\n")
@@ -56,3 +62,15 @@ def test_runs_without_and_then_with_a_run_folder(path: Path, tmp_path: Path) -> 
     (elsewhere := tmp_path / "elsewhere").mkdir()
     assert printed(executed(path, elsewhere, RUN_DIR=str(run))) == first
     assert list(elsewhere.iterdir()) == []  # it read, and trained nothing
+
+
+def test_train_under_trl_learns(tmp_path: Path) -> None:
+    cells = executed(ROOT / "notebooks" / "train_under_trl.ipynb", tmp_path)
+    assert pictures(cells) == 1
+    text = printed(cells)
+    rewards = [
+        float(number) for number in re.findall(r"mean score of each step: (.*)", text)[0].split()
+    ]
+    assert len(rewards) == 8 and rewards[-1] > rewards[0] + 0.2
+    assert "observed\n" in text and "sampled, log-probability" in text
+    assert re.search(r"on held-out tasks: [01]\.\d\d under TRL, [01]\.\d\d under ours", text)
