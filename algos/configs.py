@@ -6,6 +6,7 @@ The defaults are plain GRPO, arXiv 2402.03300. A preset (`experiments/presets/NA
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Literal
@@ -144,7 +145,7 @@ class EntropyConfig:
         require(self.target >= 0, "algo.entropy.target", self.target, "0 or more")
         require(self.delta > 0, "algo.entropy.delta", self.delta, "above 0")
         require(
-            self.limit >= self.coef,
+            self.target == 0 or self.limit >= self.coef,
             "algo.entropy.limit",
             self.limit,
             f"at least algo.entropy.coef ({self.coef:g})",
@@ -167,6 +168,11 @@ class AdvantageConfig:
     """GDPO, arXiv 2601.05242: several rewards, each normalised in its group, then added with these
     weights and whitened. Keys are `score`, parts of the score, or metrics such as `env/looks`."""
 
+    def __post_init__(self) -> None:
+        for name, weight in self.rewards.items():
+            ok = isinstance(weight, int | float) and math.isfinite(weight) and weight != 0
+            require(ok, f"algo.advantage.rewards.{name}", weight, "a finite number that is not 0")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CreditConfig:
@@ -178,7 +184,8 @@ class CreditConfig:
     """Weight of the turn's own: its discounted return, of the environment's rewards alone, compared
     within `grouping`."""
     grouping: Literal["index", "anchor"] = "index"
-    """Which turns of the group are compared: those of the same number, or those that answered the
+    """Which turns of the group are compared (and divided by their deviation, unless
+    `advantage.scale` is `none`): those of the same number, or those that answered the
     same observation (GiGPO's anchor states, arXiv 2505.10978)."""
     discount: float = 1.0
     """By which a reward counts less for each turn that it lies ahead."""
@@ -244,7 +251,8 @@ class OverlongConfig:
     def __post_init__(self) -> None:
         key = "algo.shaping.overlong"
         require(self.limit >= 0, f"{key}.limit", self.limit, "0 or more")
-        require(0 <= self.cache <= self.limit, f"{key}.cache", self.cache, "between 0 and limit")
+        within = self.limit == 0 or 0 <= self.cache <= self.limit
+        require(within, f"{key}.cache", self.cache, "between 0 and limit")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlagents.algos import shaping
-from rlagents.algos.advantages import group_relative, several_rewards
+from rlagents.algos.advantages import EPSILON, group_relative, several_rewards
 from rlagents.algos.configs import AlgoConfig, require
 from rlagents.algos.credit import combined, turn_advantages
 from rlagents.algos.shaping import Moments
+from rlagents.errors import ConfigError, nearest
 from rlagents.types import BoolArray, FloatArray, ScoredGroup, Trajectory
 
 
@@ -54,6 +55,14 @@ def counted(config: AlgoConfig, scored: ScoredGroup) -> BoolArray:
     return np.array(
         [not t.stop.failed and (statistics or not t.stop.cut) for t in scored.group.trajectories]
     )
+
+
+def differs_within(config: AlgoConfig, scored: ScoredGroup) -> bool:
+    """Whether a group of equal scores has a signal all the same: in its turns, or its rewards."""
+    if not (config.credit.turn > 0 or config.advantage.rewards):
+        return False
+    (credits,) = credits_of(config, [scored], Moments())
+    return any(np.any(np.abs(c.advantages) > EPSILON) for c in credits if c.gradient)
 
 
 def shaped_scores(config: AlgoConfig, scored: ScoredGroup) -> FloatArray:
@@ -129,10 +138,22 @@ def _trajectory_advantages(
             {name: _named(group, name, s) for name in advantage.rewards}
             for group, s in zip(groups, scores, strict=True)
         ]
+        for name in advantage.rewards:
+            if all(np.isnan(found[name]).all() for found in rewards):
+                raise _unknown_reward(name, groups)
         return several_rewards(rewards, counts, advantage.rewards)
     lengths = [np.array([t.sampled_tokens for t in g.group.trajectories], np.int32) for g in groups]
     return group_relative(
         scores, counts, baseline=advantage.baseline, scale=advantage.scale, lengths=lengths
+    )
+
+
+def _unknown_reward(name: str, groups: Sequence[ScoredGroup]) -> ConfigError:
+    known = {"score", *(part for group in groups for part in group.parts)}
+    known |= {m for group in groups for t in group.group.trajectories for m in t.metrics}
+    return ConfigError(
+        f"algo.advantage.rewards.{name}: expected the score, a part of it or a metric of the "
+        f"trajectories ({', '.join(sorted(known))}){nearest(name, sorted(known))}"
     )
 
 

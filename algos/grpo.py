@@ -17,7 +17,13 @@ from torch import Tensor
 
 from rlagents.algos import terms
 from rlagents.algos.configs import AlgoConfig
-from rlagents.algos.crediting import Credit, counted, credits_of, shaped_scores
+from rlagents.algos.crediting import (
+    Credit,
+    counted,
+    credits_of,
+    differs_within,
+    shaped_scores,
+)
 from rlagents.algos.sampling import rejected
 from rlagents.algos.state import AlgoState
 from rlagents.types import ScoredGroup
@@ -60,7 +66,10 @@ class GRPO:
         sampling = self.config.sampling
         # A band is one of pass rates; a signal is one of what advantages are made of.
         scores = scored.scores if sampling.filter == "band" else shaped_scores(self.config, scored)
-        return rejected(sampling, scores, counted(self.config, scored))
+        reason = rejected(sampling, scores, counted(self.config, scored))
+        if reason == "zero_variance" and differs_within(self.config, scored):
+            return None
+        return reason
 
     def advantages(
         self, groups: Sequence[ScoredGroup], state: AlgoState
@@ -74,9 +83,12 @@ class GRPO:
 
     def objective(self, state: AlgoState) -> Objective:
         """The loss of a step: (policy log-probabilities, entropies, columns) -> terms, figures."""
-        entropy = self.config.entropy
-        active = entropy.target == 0 or state.entropy_low
-        return partial(terms.loss_terms, self.config, state.entropy_coef if active else 0.0)
+        return partial(terms.loss_terms, self.config, self.entropy_coef(state))
+
+    def entropy_coef(self, state: AlgoState) -> float:
+        """Coefficient of the entropy bonus in the next step."""
+        active = self.config.entropy.target == 0 or state.entropy_low
+        return state.entropy_coef if active else 0.0
 
     def after_groups(self, state: AlgoState, groups: Sequence[ScoredGroup]) -> AlgoState:
         """Remember the scores of an iteration, its dropped groups included."""

@@ -77,8 +77,10 @@ def derive(
     if config.entropy.top < 1:  # the bonus, too, acts on these alone
         found["top_entropy"] = selection.top_entropy(batch[ENTROPIES], config.entropy.top)
         weights = weights * found["top_entropy"]
-    for keep in _kept(config, batch, units, generator):
+    for keep in _kept(config, batch, units):
         weights = weights * keep
+    if config.covariance.method == "clip":
+        weights = weights * _clip_cov(config, {**batch, **found}, generator)
     found["token_weights"] = weights
     if config.covariance.method == "kl":
         chosen = selection.kl_cov(
@@ -105,7 +107,9 @@ def loss_terms(
     """
     advantages = batch.get("unit_advantages", batch["advantages"])
     ratio = objectives.log_ratio(policy, batch[proximal_name(config)])
-    terms, stats = _objective(config, policy, ratio, advantages, batch)
+    terms = _objective(config, policy, ratio, advantages, batch)
+    low, high = _bounded(config, ratio.detach(), advantages, batch)
+    stats = {"clip_frac_low": low.to(terms.dtype), "clip_frac_high": high.to(terms.dtype)}
     if "token_weights" in batch:
         terms = terms * batch["token_weights"]
         stats["token_weight"] = batch["token_weights"]
@@ -128,42 +132,47 @@ def _objective(
     ratio: Tensor,
     advantages: Tensor,
     batch: Mapping[str, Tensor],
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The terms of `config.objective`, and where its bounds stop or weaken the gradient."""
+) -> Tensor:
+    """The terms [n] of `config.objective`."""
     clip = config.clip
     bounds = {"low": clip.low, "high": clip.high}
-    bounded = ratio
     match config.objective:
         case "clip":
-            terms = objectives.clipped(
-                ratio, advantages, **bounds, dual=clip.dual, ceiling=clip.ceiling
-            )
-        case "gspo" | "gspo_token" | "luspo":
-            bounded = batch["unit_log_ratio"]
-            terms = objectives.gspo(ratio, bounded, advantages, **bounds)
-            if config.objective == "luspo":
-                terms = terms * batch["unit_lengths"]
+            extra = {"dual": clip.dual, "ceiling": clip.ceiling}
+            return objectives.clipped(ratio, advantages, **bounds, **extra)
+        case "gspo" | "gspo_token":
+            return objectives.gspo(ratio, batch["unit_log_ratio"], advantages, **bounds)
+        case "luspo":
+            terms = objectives.gspo(ratio, batch["unit_log_ratio"], advantages, **bounds)
+            return terms * batch["unit_lengths"]
         case "gmpo":
-            terms = objectives.gmpo(ratio, batch["unit_log_ratio"], advantages, **bounds)
-            low, high = ratio < -clip.low, ratio > clip.high
-            return terms, _fractions(low & (advantages < 0), high & (advantages > 0), ratio)
+            return objectives.gmpo(ratio, batch["unit_log_ratio"], advantages, **bounds)
         case "cispo":
-            terms = objectives.cispo(policy, ratio, advantages, **bounds)
-            value = ratio.detach().exp()
-            return terms, _fractions(value < 1 - clip.low, value > 1 + clip.high, ratio)
+            return objectives.cispo(policy, ratio, advantages, **bounds)
         case "sapo":
-            sapo = config.sapo
-            return objectives.sapo(
-                ratio, advantages, positive=sapo.positive, negative=sapo.negative
-            ), {}
+            gate = {"positive": config.sapo.positive, "negative": config.sapo.negative}
+            return objectives.sapo(ratio, advantages, **gate)
         case "vespo":
-            return objectives.vespo(policy, batch["vespo_weight"], advantages), {}
-    low, high = objectives.clip_indicators(bounded, advantages, **bounds)
-    return terms, {"clip_frac_low": low, "clip_frac_high": high}
+            return objectives.vespo(policy, batch["vespo_weight"], advantages)
 
 
-def _fractions(low: Tensor, high: Tensor, like: Tensor) -> dict[str, Tensor]:
-    return {"clip_frac_low": low.to(like.dtype), "clip_frac_high": high.to(like.dtype)}
+def _bounded(
+    config: AlgoConfig, ratio: Tensor, advantages: Tensor, batch: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """[n] where the lower and where the upper bound acts: stops a gradient, or caps a weight."""
+    low, high = config.clip.low, config.clip.high
+    match config.objective:
+        case "clip":
+            return objectives.clip_indicators(ratio, advantages, low=low, high=high)
+        case "gspo" | "gspo_token" | "luspo":
+            whole = batch["unit_log_ratio"]
+            return objectives.clip_indicators(whole, advantages, low=low, high=high)
+        case "gmpo":
+            return (ratio < -low) & (advantages < 0), (ratio > high) & (advantages > 0)
+        case "cispo":
+            return ratio.exp() < 1 - low, ratio.exp() > 1 + high
+        case "sapo" | "vespo":
+            return torch.zeros_like(ratio), torch.zeros_like(ratio)
 
 
 def _sequence_columns(
@@ -221,13 +230,8 @@ def _importance(config: AlgoConfig, batch: Mapping[str, Tensor], units: Tensor) 
     return corrections.normalised(weights) if correction.normalise else weights
 
 
-def _kept(
-    config: AlgoConfig,
-    batch: Mapping[str, Tensor],
-    units: Tensor,
-    generator: torch.Generator,
-) -> list[Tensor]:
-    """[n] masks of every rule that drops tokens or whole sequences."""
+def _kept(config: AlgoConfig, batch: Mapping[str, Tensor], units: Tensor) -> list[Tensor]:
+    """[n] masks of every rule that drops whole sequences."""
     correction, advantages = config.correction, batch["advantages"]
     kept: list[Tensor] = []
     if correction.reject == "geometric":
@@ -242,25 +246,20 @@ def _kept(
                 batch[BEHAVIOUR], batch[CURRENT], advantages, units, limit=correction.off_policy
             )
         )
-    if config.covariance.method == "clip":
-        cov = config.covariance
-        kept.append(
-            selection.clip_cov(
-                _free_covariances(config, batch),
-                fraction=cov.fraction,
-                low=cov.low,
-                high=cov.high,
-                generator=generator,
-            )
-        )
     return kept
 
 
-def _free_covariances(config: AlgoConfig, batch: Mapping[str, Tensor]) -> Tensor:
-    """[n] covariances; minus infinity where a bound stops the gradient already, as verl has it."""
-    ratio = objectives.log_ratio(batch[CURRENT], batch[proximal_name(config)])
-    low, high = objectives.clip_indicators(
-        ratio, batch["advantages"], low=config.clip.low, high=config.clip.high
-    )
+def _clip_cov(
+    config: AlgoConfig, batch: Mapping[str, Tensor], generator: torch.Generator
+) -> Tensor:
+    """[n] tokens that keep their gradient; those without one anyway are not drawn, as in verl."""
     covariances = selection.covariances(batch[CURRENT], batch["advantages"])
-    return covariances.masked_fill((low + high) > 0, -torch.inf)
+    if config.objective != "cispo":  # whose bound caps a weight and stops nothing
+        ratio = objectives.log_ratio(batch[CURRENT], batch[proximal_name(config)])
+        advantages = batch.get("unit_advantages", batch["advantages"])
+        low, high = _bounded(config, ratio, advantages, batch)
+        covariances = covariances.masked_fill((low > 0) | (high > 0), -torch.inf)
+    cov = config.covariance
+    return selection.clip_cov(
+        covariances, fraction=cov.fraction, low=cov.low, high=cov.high, generator=generator
+    )

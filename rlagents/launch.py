@@ -127,6 +127,8 @@ def opened(
         ledger = Ledger()
         if saved is not None:
             state, ledger = _restore(saved, learner, folder, display)
+            if config.faults.weight_lag:
+                display.print("warning: faults.weight_lag begins anew after a resume")
         journal = stack.enter_context(Journal(folder.journal))
         kept = _kept(state)
         journal.rollback(kept)

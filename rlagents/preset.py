@@ -74,7 +74,9 @@ def annotated(text: str, preset: Preset) -> str:
         preset: settings that the user has changed again get no comment.
     """
     written, wanted = dict(_leaves(yaml_text.parse(text, ""))), dict(_leaves(preset.values))
-    comments = {k: v for k, v in preset.reasons.items() if written.get(k) == wanted[k]}
+    comments = {
+        k: v for k, v in preset.reasons.items() if k in wanted and written.get(k) == wanted[k]
+    }
     comments["algo.name"] = preset.summary
     lines = text.splitlines()
     for key, line in _places(yaml.compose(text)):

@@ -9,7 +9,7 @@ are left out of the resolved configuration, so that it says what applies.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,6 +141,18 @@ _RULES = (
         "algo.advantage.rewards: {} (several rewards have their own normalisation)",
     ),
     _Only(
+        ("algo.credit.turn",),
+        lambda c: c.algo.objective in ("clip", "gspo_token", "cispo", "sapo"),
+        ("algo.objective",),
+        "an objective of tokens (a sequence has one advantage): clip, gspo_token, cispo or sapo",
+    ),
+    _Only(
+        ("algo.advantage.baseline", "algo.advantage.rewards"),
+        lambda c: c.algo.credit.trajectory > 0,
+        ("algo.credit.trajectory",),
+        "algo.credit.trajectory above 0",
+    ),
+    _Only(
         ("algo.credit.grouping", "algo.credit.discount", "algo.shaping.potential"),
         lambda c: c.algo.credit.turn > 0,
         ("algo.credit.turn",),
@@ -170,6 +182,12 @@ _RULES = (
         "algo.correction.weight: truncate or mask",
     ),
     _Only(
+        ("algo.correction.normalise",),
+        lambda c: c.algo.objective != "vespo",
+        ("algo.objective",),
+        "another objective: VESPO's weight is made of ratios, not of their size in the batch",
+    ),
+    _Only(
         ("algo.correction.reject_low", "algo.correction.reject_high"),
         lambda c: c.algo.correction.reject == "geometric",
         ("algo.correction.reject", "algo.proximal"),
@@ -189,6 +207,8 @@ _RULES = (
             "algo.correction.level",
             "algo.correction.reject",
             "algo.correction.off_policy",
+            "algo.correction.weight",
+            "algo.proximal",
         ),
         "an objective or a correction of whole sequences",
     ),
@@ -203,6 +223,12 @@ _RULES = (
         lambda c: c.env.train_tasks > 0,
         ("env.train_tasks",),
         "env.train_tasks above 0: tasks that come back have a history",
+    ),
+    _Only(
+        ("algo.sampling.replay",),
+        lambda c: c.algo.proximal == "behaviour" or c.algo.correction.weight != "none",
+        ("algo.proximal", "algo.correction.weight"),
+        "algo.proximal: behaviour or an algo.correction.weight: older tokens need their own ratio",
     ),
     _Only(
         ("algo.sampling.replay_window",),
@@ -223,7 +249,7 @@ _RULES = (
         "algo.sampling.filter: zero_variance or band",
     ),
     _Only(
-        ("algo.shaping.overlong.factor",),
+        ("algo.shaping.overlong.cache", "algo.shaping.overlong.factor"),
         lambda c: c.algo.shaping.overlong.limit > 0,
         ("algo.shaping.overlong.limit",),
         "algo.shaping.overlong.limit above 0",
@@ -276,11 +302,13 @@ def check(
         ConfigError: one line with the full key.
     """
     given = dict.fromkeys(differing(config), FILE) if given is None else given
+    switched = dict(given)  # and by the rules: what is moot switches off what depends on it
     for rule in _RULES:
         if not rule.active(config):
-            _refuse_ignored(config, rule, given)
-            for key in rule.keys:
-                config = _reset(config, key)
+            level = _switched_at(rule, switched)
+            _refuse_ignored(config, rule, given, level)
+            config = _reset(config, rule.keys)
+            switched |= dict.fromkeys(rule.keys, level)
     _check_sizes(config)
     if training:
         _check_training(config)
@@ -308,8 +336,15 @@ def differing(config: RunConfig) -> list[str]:
     return [key for key, value, default in _settings(config, "") if value != default]
 
 
-def _refuse_ignored(config: RunConfig, rule: _Only, given: Mapping[str, int]) -> None:
-    switched_at = max(given.get(key, 0) for key in rule.selectors)
+def _switched_at(rule: _Only, given: Mapping[str, int]) -> int:
+    """Who said what makes a rule inactive; another preset may be another algorithm."""
+    preset = ("algo.name",) * any(key.startswith("algo.") for key in rule.selectors)
+    return max(given.get(key, 0) for key in rule.selectors + preset)
+
+
+def _refuse_ignored(
+    config: RunConfig, rule: _Only, given: Mapping[str, int], switched_at: int
+) -> None:
     for key, level in given.items():
         if level >= switched_at and any(key == k or key.startswith(k + ".") for k in rule.keys):
             raise ConfigError(
@@ -366,6 +401,14 @@ def _check_sizes(config: RunConfig) -> None:
         sizes,
         f"a range that rollout.group_size ({size}), the mean, lies in",
     )
+    require(
+        algo.objective != "luspo"
+        or (algo.aggregation == "sequence_mean" and algo.sequence_unit == "trajectory"),
+        "algo.objective",
+        algo.objective,
+        "another one, or algo.aggregation: sequence_mean and algo.sequence_unit: trajectory, "
+        "by which LUSPO's factor is the length",
+    )
     overlong = algo.shaping.overlong
     ramp = overlong.limit - overlong.cache
     require(
@@ -402,7 +445,15 @@ def _get(config: Any, key: str) -> Any:
     return config
 
 
-def _reset(section: Any, key: str) -> Any:
-    name, _, rest = key.partition(".")
-    value = _reset(getattr(section, name), rest) if rest else getattr(type(section)(), name)
-    return dataclasses.replace(section, **{name: value})
+def _reset(section: Any, keys: Sequence[str]) -> Any:
+    """The section with all of these keys at their defaults, at once: they may bound each other."""
+    inner: dict[str, list[str]] = {}
+    for key in keys:
+        name, _, rest = key.partition(".")
+        inner.setdefault(name, []).append(rest)
+    default = type(section)()
+    changes = {
+        name: getattr(default, name) if "" in rests else _reset(getattr(section, name), rests)
+        for name, rests in inner.items()
+    }
+    return dataclasses.replace(section, **changes)

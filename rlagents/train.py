@@ -219,14 +219,14 @@ def learn(
         )
         metrics = dict(stats.metrics)
         if algorithm.entropy_gradient:
-            metrics["policy/entropy_coef"] = state.algo.entropy_coef
+            metrics["policy/entropy_coef"] = algorithm.entropy_coef(state.algo)
             if not stats.skipped:
                 state.algo = algorithm.after_step(state.algo, metrics["policy/entropy"])
         state.tokens_trained += batch.trained_tokens
         figures.append(metrics)
         advance(metrics["train/loss"])
     kl = parts.config.algo.kl
-    if kl.coef > 0 and kl.reference == "moving":
+    if figures and kl.coef > 0 and kl.reference == "moving":
         learner.move_reference(kl.decay)
     return figures
 

@@ -1,6 +1,6 @@
 """Any of our environments under TRL's `GRPOTrainer`, many turns an episode, token for token.
 
-    config = load("experiments/trl.yaml")
+    config = load("x.yaml", ["context.strategy=full"])
     with TrlBridge(config) as bridge:
         trainer = GRPOTrainer(
             model=bridge.model,

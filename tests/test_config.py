@@ -202,6 +202,18 @@ MISTAKES = [
     (["algo.clip.ceiling=1.1"], "algo.clip.ceiling: expected 0, or above 1 + algo.clip.high", None),
     (["algo.shaping.format.pattern='['"], "algo.shaping.format.pattern: expected a regular", None),
     (["algo.sampling.group_sizes=[1, 4]"], "algo.sampling.group_sizes: expected the fewest", None),
+    (["algo.credit.turn=1", "algo.objective=gspo"], "algo.credit.turn: got 1.0, which would", None),
+    (["algo.objective=luspo", "algo.aggregation=token_mean"], "algo.objective: expected ano", None),
+    (
+        ["env.train_tasks=4", "algo.sampling.replay=1", "algo.proximal=recomputed"],
+        "algo.sampling.replay: got 1, which would be ignored; it needs algo.proximal: behaviour",
+        None,
+    ),
+    (
+        ["algo.advantage.rewards={score: 0}"],
+        "algo.advantage.rewards.score: expected a finite",
+        None,
+    ),
     (["algo.credit.trajectory=0"], "algo.credit.turn: expected above 0 where algo.credit.t", None),
     (["eval.episodes=0", "eval.greedy=true"], "eval.greedy: got True, which would be ig", None),
     (["telemetry.tensorboard=false", "telemetry.trajectories=1"], "telemetry.trajectories:", None),
@@ -265,6 +277,45 @@ def test_an_override_may_switch_off_what_the_file_sets_and_resets_it(tmp_path: P
     for both in ["rollout.workers=2", "warm_start.lr=1"]:
         with pytest.raises(ConfigError, match="would be ignored"):
             load_text(tmp_path, text, "rollout.executor=local", "warm_start.episodes=0", both)
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "key", "default"),
+    [
+        # bounds that hold each other go back together
+        (
+            "{proximal: recomputed, "
+            "correction: {reject: geometric, reject_low: .1, reject_high: .5}}",
+            "algo.correction.reject=none",
+            "correction.reject_high",
+            1.001,
+        ),
+        (
+            "{covariance: {method: clip, low: -5, high: .5}}",
+            "algo.covariance.method=none",
+            "covariance.high",
+            5.0,
+        ),
+        (
+            "{sequence_unit: segment, proximal: recomputed, "
+            "correction: {weight: mask, level: sequence}}",
+            "algo.proximal=behaviour",
+            "sequence_unit",
+            "trajectory",
+        ),
+        # another preset is another objective
+        ("{name: grpo, clip: {high: 0.3}}", "algo.name=sapo", "clip.high", 0.2),
+        ("{name: dapo}", "algo.shaping.overlong.limit=0", "shaping.overlong.cache", 0),
+        ("{credit: {turn: 1, discount: .9}}", "algo.objective=gspo", "credit.discount", 1.0),
+    ],
+)
+def test_an_override_that_switches_off_leaves_no_contradiction(
+    tmp_path: Path, text: str, override: str, key: str, default: Any
+) -> None:
+    value: Any = load_text(tmp_path, f"algo: {text}", override).algo
+    for part in key.split("."):
+        value = getattr(value, part)
+    assert value == default
 
 
 def test_evaluation_may_cut_the_distribution_that_training_may_not() -> None:

@@ -62,14 +62,22 @@ def arms_of(arms: Sequence[str], vary: Sequence[str]) -> tuple[Arm, ...]:
     made: list[Arm] = []
     for parts in itertools.product(*choices):
         name = " ".join(part.name for part in parts) or "base"
+        given = [text.partition("=")[0] for part in parts for text in part.overrides]
+        for key in keys:
+            if given.count(key) > 1:
+                raise ConfigError(f"arm {name!r}: {key} is given by --arm and by --vary")
         if len(name) > LONGEST_NAME:
             raise ConfigError(
                 f"arm {name[:40] + '...'!r}: expected a name of at most {LONGEST_NAME} characters, "
                 f"got {len(name)}; --arm 'NAME: key=value ...' gives a short one"
             )
         made.append(Arm(name=name, overrides=tuple(o for part in parts for o in part.overrides)))
-    folders = {name: name for name in RESERVED}
+    folders: dict[str, str] = {}
     for arm in made:
+        if arm.folder in RESERVED:
+            raise ConfigError(
+                f"--arm {arm.name!r}: expected another name, this one is a file of ours"
+            )
         if arm.folder in folders:
             raise ConfigError(f"arms {folders[arm.folder]!r} and {arm.name!r}: the same name twice")
         folders[arm.folder] = arm.name

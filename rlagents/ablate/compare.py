@@ -75,7 +75,8 @@ def compare(
     if threshold is None:
         threshold = _threshold(list(arms.values()))
     final = {(r.arm, r.seed): r.final for r in finished if r.final is not None}
-    equal = {} if budget is None else {k: results.at(c, budget) for k, c in curves.items()}
+    reached = {k: c for k, c in curves.items() if budget is not None and c[0][0] <= budget}
+    equal = {k: results.at(curve, budget or 0) for k, curve in reached.items()}
     ends = {} if threshold is None else {k: curve[-1][0] for k, curve in curves.items()}
     found = {k: results.crossing(curves[k], threshold or 0.0) for k in ends}
     crossed = {k: tokens for k, tokens in found.items() if tokens is not None}

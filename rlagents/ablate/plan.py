@@ -116,15 +116,23 @@ def plan(
         if key in _OURS:
             raise ConfigError(f"{key}: not a setting of an ablation's arms; {_OURS[key]}")
     shared = ("rollout.executor=local", *overrides)
-    configs = {arm.name: _config_of(config, shared, arm) for arm in made}
-    for one, other in itertools.combinations(made, 2):
-        if configs[one.name] == configs[other.name]:
-            raise ConfigError(f"arms {one.name!r} and {other.name!r} are the same configuration")
+    # A run each, because a setting may refer to `${run.seed}`.
     runs = tuple(
-        Run(arm=arm.name, seed=seed, config=_placed(configs[arm.name], folder / arm.folder, seed))
+        Run(
+            arm=arm.name,
+            seed=seed,
+            config=_placed(
+                _config_of(config, (*shared, f"run.seed={seed}"), arm), folder / arm.folder
+            ),
+        )
         for seed in numbers
         for arm in made
     )
+    firsts = {run.arm: dataclasses.replace(run.config.run, dir=None) for run in runs[: len(made)]}
+    configs = {r.arm: dataclasses.replace(r.config, run=firsts[r.arm]) for r in runs[: len(made)]}
+    for one, other in itertools.combinations(made, 2):
+        if configs[one.name] == configs[other.name]:
+            raise ConfigError(f"arms {one.name!r} and {other.name!r} are the same configuration")
     return Ablation(
         config=config, overrides=tuple(overrides), arms=made, seeds=numbers, out=folder, runs=runs
     )
@@ -204,8 +212,8 @@ def _finished(config: RunConfig, summary: Mapping[str, Any]) -> bool:
     return not config.eval.episodes or last in evaluated
 
 
-def _placed(config: RunConfig, folder: Path, seed: int) -> RunConfig:
-    run = dataclasses.replace(config.run, seed=seed, dir=str(folder / f"seed-{seed}"))
+def _placed(config: RunConfig, folder: Path) -> RunConfig:
+    run = dataclasses.replace(config.run, dir=str(folder / f"seed-{config.run.seed}"))
     return dataclasses.replace(config, run=run)
 
 

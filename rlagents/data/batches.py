@@ -31,7 +31,7 @@ WEIGHTS: Mapping[Aggregation, Callable[..., list[FloatArray]]] = {
 
 
 class Credit(Protocol):
-    """What an algorithm says of a trajectory (`rlagents.algos.grpo.Credit`)."""
+    """What an algorithm says of a trajectory (`rlagents.algos.crediting.Credit`)."""
 
     @property
     def advantages(self) -> FloatArray: ...

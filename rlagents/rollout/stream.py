@@ -147,11 +147,12 @@ class RolloutStream:
 
     A group without success gets the earlier successes that its slot names as further members,
     recalled with the behaviour log-probabilities and weights versions of then. Their tokens are
-    corrected in the loss, whose ratio is to those log-probabilities. The statistics of such a
-    group are not those of one policy, and the correction does not reach them: its mean lies above
-    what the policy scores, its deviation is that of a mixture, and because only failing groups
-    are topped up, and with successes only, the gradient leans towards rare successes, more than
-    their probability under the policy warrants. That is what replay is for, and its price.
+    corrected in the loss, by a ratio to those log-probabilities or a weight made of them. The
+    statistics of such a group are not those of one policy, and the correction does not reach
+    them: its mean lies above what the policy scores, its deviation is that of a mixture, and
+    because only failing groups are topped up, and with successes only, the gradient leans towards
+    rare successes, more than their probability under the policy warrants. That is what replay is
+    for, and its price.
     """
 
     def __init__(

@@ -109,7 +109,7 @@ def test_a_folder_is_one_component_and_never_hidden() -> None:
         (["k=1"], [], "--arm 'k=1': expected 'NAME: key=value ...' with a plain name"),
         (["../a: k=1"], [], "--arm '../a: k=1': expected 'NAME: key=value"),
         ([": k=1"], [], "--arm ': k=1': expected 'NAME: key=value"),
-        (["tensorboard: k=1"], [], "arms 'tensorboard' and 'tensorboard': the same name"),
+        (["tensorboard: k=1"], [], "--arm 'tensorboard': expected another name"),
         ([], ["policy.system=" + "x" * LONGEST_NAME], "expected a name of at most 120 characters"),
     ],
 )

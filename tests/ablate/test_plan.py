@@ -30,6 +30,12 @@ def test_every_arm_runs_with_every_seed_in_a_folder_of_its_own(tmp_path: Path) -
     assert not made.out.exists()
 
 
+def test_a_setting_may_follow_the_seed(tmp_path: Path) -> None:
+    """A policy for each seed, say: the reference is resolved with the run's own seed."""
+    made = planned(tmp_path, overrides=["run.name=from-${run.seed}"], vary=())
+    assert [run.config.run.name for run in made.runs] == ["from-0", "from-1"]
+
+
 def test_the_default_folder_is_named_like_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,7 @@
 """From scored groups to the credit of each turn, by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -14,11 +16,11 @@ from rlagents.algos.configs import (
     ShapingConfig,
     TruncationConfig,
 )
-from rlagents.algos.crediting import credits_of, shaped_scores
+from rlagents.algos.crediting import credits_of, differs_within, shaped_scores
 from rlagents.algos.shaping import Moments
 from rlagents.errors import ConfigError
-from rlagents.types import StopReason
-from tests.fakes import scored_group
+from rlagents.types import Group, ScoredGroup, StopReason
+from tests.fakes import TASK, scored_group, trajectory
 
 PLAIN = AdvantageConfig(scale="none")
 
@@ -110,11 +112,34 @@ def test_running_scale_divides_what_was_not_divided():
 
 
 def test_several_rewards_are_found_by_name():
-    # `score` differs, the metric does not exist: only the score's weight speaks.
-    rewards = AdvantageConfig(rewards={"score": 1.0, "env/none": 5.0})
-    (members,) = credits(config(advantage=rewards), scored_group(scores=[0.0, 1.0]))
-    low, high = first_values(members)
-    assert low == pytest.approx(-high) and high > 0
+    # The part `return` is against the score: with equal weights nothing is left.
+    group = scored_group(scores=[0.0, 1.0])
+    part = dataclasses.replace(group, parts={"return": np.array([1.0, 0.0], np.float32)})
+    for weights, expected in (({"score": 1.0}, 1), ({"score": 1.0, "return": 1.0}, 0)):
+        (members,) = credits(config(advantage=AdvantageConfig(rewards=weights)), part)
+        low, high = first_values(members)
+        assert low == pytest.approx(-high) and np.sign(round(high, 6)) == expected
+
+
+def test_a_reward_that_nothing_is_called_is_an_error():
+    rewards = AdvantageConfig(rewards={"score": 1.0, "env/lokos": -1.0})
+    with pytest.raises(
+        ConfigError, match=r"algo\.advantage\.rewards\.env/lokos: expected the score"
+    ):
+        credits(config(advantage=rewards), scored_group(scores=[0.0, 1.0]))
+
+
+def test_equal_scores_may_hide_a_signal_of_turns():
+    # Returns to go (1, 0) and (1, 1): the second turns differ, the scores do not.
+    early, late = trajectory(turns=2, member=0), trajectory(turns=2, member=1, score=1.0)
+    first = dataclasses.replace(early.turns[0], reward=1.0)
+    early = dataclasses.replace(early, turns=(first, early.turns[1]))
+    group = ScoredGroup(
+        group=Group(task=TASK, trajectories=(early, late)), scores=np.ones(2, np.float32)
+    )
+    assert not differs_within(config(), group)
+    assert differs_within(config(credit=CreditConfig(trajectory=0.0, turn=1.0)), group)
+    assert not differs_within(config(credit=CreditConfig(turn=1.0)), scored_group(scores=[1.0] * 2))
 
 
 def test_turn_credit_is_added_to_that_of_the_trajectory():
