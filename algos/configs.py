@@ -181,8 +181,8 @@ class CreditConfig:
     trajectory: float = 1.0
     """Weight of the trajectory's advantage, the same for each of its turns."""
     turn: float = 0.0
-    """Weight of the turn's own: its discounted return, of the environment's rewards alone, compared
-    within `grouping`."""
+    """Weight of the turn's own: its discounted return, compared within `grouping`. What a score
+    has beyond the environment's rewards comes with the last turn."""
     grouping: Literal["index", "anchor"] = "index"
     """Which turns of the group are compared (and divided by their deviation, unless
     `advantage.scale` is `none`): those of the same number, or those that answered the

@@ -44,8 +44,8 @@ def credits_of(
     _check_scores(config, scores)
     values = _trajectory_advantages(config, groups, scores, counts)
     return [
-        _group_credits(config, group, values_G, counts_G)
-        for group, values_G, counts_G in zip(groups, values, counts, strict=True)
+        _group_credits(config, group, scores_G, values_G, counts_G)
+        for group, scores_G, values_G, counts_G in zip(groups, scores, values, counts, strict=True)
     ]
 
 
@@ -167,7 +167,11 @@ def _named(group: ScoredGroup, name: str, scores: FloatArray) -> FloatArray:
 
 
 def _group_credits(
-    config: AlgoConfig, group: ScoredGroup, values_G: FloatArray, counts_G: BoolArray
+    config: AlgoConfig,
+    group: ScoredGroup,
+    scores_G: FloatArray,
+    values_G: FloatArray,
+    counts_G: BoolArray,
 ) -> tuple[Credit, ...]:
     trajectories, credit = group.group.trajectories, config.credit
     _, _, gradient = config.truncation.resolved
@@ -175,7 +179,7 @@ def _group_credits(
     if credit.turn > 0:
         anchored = credit.grouping == "anchor"
         turns = turn_advantages(
-            [_turn_rewards(config, t) for t in trajectories],
+            [_turn_rewards(config, *pair) for pair in zip(trajectories, scores_G, strict=True)],
             [[turn.observation for turn in t.turns] for t in trajectories] if anchored else None,
             counts_G,
             discount=credit.discount,
@@ -192,15 +196,20 @@ def _group_credits(
     )
 
 
-def _turn_rewards(config: AlgoConfig, trajectory: Trajectory) -> FloatArray:
-    """[N] the environment's rewards of the turns with what shaping adds to each."""
+def _turn_rewards(config: AlgoConfig, trajectory: Trajectory, score: float) -> FloatArray:
+    """[N] rewards of the turns, whose sum is the score: what is not of a turn comes at the end.
+
+    So turn credit sees a judge's score, and shaping of whole trajectories, too. Potential-based
+    shaping is on top: it moves credit and adds nothing.
+    """
     rewards = np.array([turn.reward for turn in trajectory.turns], np.float32)
-    _, counts, _ = config.truncation.resolved
-    if trajectory.stop.cut and not counts:
-        rewards = np.zeros_like(rewards)
+    if not trajectory.turns:
+        return rewards
     if config.shaping.format.pattern:
         rewards = rewards + _format_penalties(config, trajectory)
-    if config.shaping.potential and trajectory.turns:
+    if np.isfinite(score):
+        rewards[-1] += score - rewards.sum()
+    if config.shaping.potential:
         potentials = [turn.potential for turn in trajectory.turns] + [trajectory.final_potential]
         rewards = rewards + config.shaping.potential * shaping.potential_shaping(
             np.array(potentials, np.float32),

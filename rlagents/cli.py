@@ -100,17 +100,23 @@ def ablate(
         float | None,
         typer.Option(metavar="SCORE", help="Default: 90% of the way to the best final score."),
     ] = None,
+    report: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TAG,TAG", help="Metrics to compare, too: policy/entropy."),
+    ] = None,
 ) -> None:
     """Train arms that differ in settings with several seeds, and compare them.
 
     Every run is a folder like that of `train`. The same command goes on where it stopped.
     """
+    from rlagents.ablate.arms import tags_of
     from rlagents.ablate.plan import plan
 
+    tags = tags_of(report or ())
     planned = plan(config, overrides or (), vary=vary or (), arms=arm or (), seeds=seeds, out=out)
     from rlagents.ablate import run  # Ray, after everything is checked
 
-    run.ablate(planned, jobs=jobs, threshold=threshold)
+    run.ablate(planned, jobs=jobs, threshold=threshold, tags=tags)
 
 
 @app.command("eval")

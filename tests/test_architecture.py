@@ -38,6 +38,7 @@ LAYERS = (
         "build",
         "launch",
         "policies",
+        "trl_bridge",
         "ablate",
         "bench",
         "cli",

@@ -99,6 +99,19 @@ def seeds_of(text: str) -> tuple[int, ...]:
     return numbers
 
 
+def tags_of(report: Sequence[str]) -> tuple[str, ...]:
+    """The tags of `--report policy/entropy,policy/grad_norm`, each once.
+
+    Raises:
+        ConfigError: where one is empty. Which tags there are, only finished runs know.
+    """
+    tags = [tag.strip() for text in report for tag in text.split(",")]
+    if not all(tags):
+        got = ", ".join(repr(text[:200]) for text in report)
+        raise ConfigError(f"--report: expected tags such as policy/entropy, got {got}")
+    return tuple(dict.fromkeys(tags))
+
+
 def _axis(text: str) -> tuple[str, list[str]]:
     """`key=A,B` as the key and the texts of the values, split where YAML splits a list."""
     key, equals, values = text.partition("=")

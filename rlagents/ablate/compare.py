@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rlagents.ablate import results
@@ -45,6 +45,20 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A metric of one arm. Means are over its finished runs that have it; None of no run."""
+
+    tag: str
+    arm: str
+    mean: Estimate | None
+    """Over all of a run's lines."""
+    end: Estimate | None
+    """Over the last fifth of them."""
+    end_difference: Estimate | None
+    """To the first arm, paired by seed; None for that arm itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """What the finished runs of an ablation say."""
 
@@ -57,16 +71,22 @@ class Comparison:
     threshold: float | None
     """A score; None where no arm came above its start."""
     rows: tuple[Row, ...]
+    figures: tuple[Figure, ...] = ()
+    """Metrics that were asked for: tag by tag, each arm."""
 
 
 def compare(
-    ablation: Ablation, finished: Sequence[Result], threshold: float | None = None
+    ablation: Ablation,
+    finished: Sequence[Result],
+    threshold: float | None = None,
+    tags: Sequence[str] = (),
 ) -> Comparison:
     """Compare the arms by their finished runs.
 
     Args:
         threshold: a score; by default 90% of the way from the mean start of all runs to the best
             arm's mean final score.
+        tags: metrics to compare, too; those that no run has are left out.
     """
     source = results.source(finished)
     curves = {(r.arm, r.seed): r.curve(source) for r in finished if r.curve(source)}
@@ -106,7 +126,24 @@ def compare(
         budget=budget,
         threshold=threshold,
         rows=tuple(rows),
+        figures=tuple(f for tag in tags for f in _figures(tag, list(arms), finished)),
     )
+
+
+def _figures(tag: str, arms: Sequence[str], finished: Sequence[Result]) -> Iterator[Figure]:
+    levels = {(r.arm, r.seed): r.metrics[tag] for r in finished if tag in r.metrics}
+    if not levels:
+        return
+    means = {key: level.mean for key, level in levels.items() if level}
+    ends = {key: level.end for key, level in levels.items() if level}
+    for arm in arms:
+        yield Figure(
+            tag=tag,
+            arm=arm,
+            mean=estimate(_of(means, arm)),
+            end=estimate(_of(ends, arm)),
+            end_difference=_paired(ends, arm, arms[0] if arm != arms[0] else None),
+        )
 
 
 def _threshold(arms: Sequence[Sequence[Result]]) -> float | None:

@@ -7,11 +7,12 @@ sampled when the scored weights were made: 0 for those before reinforcement lear
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rlagents.ablate.plan import Run, read_summary
-from rlagents.errors import RlagentsError, boundary
+from rlagents.errors import ConfigError, RlagentsError, boundary
 
 Curve = tuple[tuple[float, float], ...]
 Source = Literal["held-out", "training"]
@@ -36,6 +37,16 @@ _T975 = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """Where a metric of one run lay. Lines without a finite value do not count."""
+
+    mean: float
+    """Over all lines."""
+    end: float
+    """Over the last fifth of them, rounded down, at least one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """One finished run."""
 
@@ -48,6 +59,8 @@ class Result:
     tokens: int
     steps: int
     wall_s: float
+    metrics: Mapping[str, Level | None] = field(default_factory=dict[str, Level | None])
+    """By tag of `metrics.jsonl`; None for one that was never finite."""
 
     @property
     def final(self) -> float | None:
@@ -89,15 +102,31 @@ def read(run: Run) -> Result:
     """
     folder, summary = run.folder, read_summary(run.folder)
     with boundary(RlagentsError, f"{folder.summary}: expected the summary of a run"):
+        lines = tuple(_lines(folder.path / "metrics.jsonl"))
         return Result(
             arm=run.arm,
             seed=run.seed,
             held_out=_held_out(summary["evals"], summary["tokens_sampled"]),
-            training=_training(folder.path / "metrics.jsonl"),
+            training=_training(lines),
             tokens=summary["tokens_sampled"],
             steps=summary["steps"],
             wall_s=summary["wall_s"],
+            metrics=_metrics(lines),
         )
+
+
+def check_tags(tags: Sequence[str], results: Sequence[Result]) -> None:
+    """See that each tag is in some run's metrics.
+
+    Raises:
+        ConfigError: for the first that is in none.
+    """
+    known = sorted({tag for result in results for tag in result.metrics})
+    for tag in tags:
+        if tag not in known:
+            near = ", ".join(difflib.get_close_matches(tag, known, cutoff=0.5))
+            hint = f"; nearest: {near}" if near else ""
+            raise ConfigError(f"--report {tag[:200]}: in no finished run's metrics{hint}")
 
 
 def source(results: Sequence[Result]) -> Source:
@@ -168,17 +197,33 @@ def _held_out(evals: Sequence[Mapping[str, Any]], tokens: float) -> Curve:
     return tuple(sorted(points.items()))
 
 
-def _training(path: Path) -> Curve:
+def _training(lines: Iterable[Mapping[str, Any]]) -> Curve:
     """Each iteration's score, at the tokens sampled before it: those made the weights it scores."""
     points: dict[float, float] = {}
     before = 0.0
-    for line in _lines(path):
+    for line in lines:
         tokens, score = line.get("train/tokens_sampled"), line.get("train/score_mean")
         if isinstance(tokens, int | float):
             if isinstance(score, int | float):
                 points[before] = float(score)
             before = float(tokens)
     return tuple(points.items())
+
+
+def _metrics(lines: Iterable[Mapping[str, Any]]) -> dict[str, Level | None]:
+    found: dict[str, list[float]] = {}
+    for line in lines:
+        for tag, value in line.items():
+            values = found.setdefault(tag, [])
+            if isinstance(value, int | float):
+                values.append(float(value))
+    found.pop("step", None)  # the line's number
+    return {tag: _level(values) if values else None for tag, values in found.items()}
+
+
+def _level(values: Sequence[float]) -> Level:
+    last = max(len(values) // 5, 1)
+    return Level(mean=statistics.fmean(values), end=statistics.fmean(values[-last:]))
 
 
 def _lines(path: Path) -> Iterator[Mapping[str, Any]]:

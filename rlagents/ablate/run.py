@@ -34,15 +34,23 @@ from rlagents.telemetry.progress import Display
 from rlagents.visible import escape
 
 
-def ablate(ablation: Ablation, *, jobs: int | None = None, threshold: float | None = None) -> None:
+def ablate(
+    ablation: Ablation,
+    *,
+    jobs: int | None = None,
+    threshold: float | None = None,
+    tags: Sequence[str] = (),
+) -> None:
     """Run what is not finished, then compare the arms: `rlagents ablate`.
 
     Args:
         jobs: runs at once; by default as many as the machine has cores for.
         threshold: see `compare`.
+        tags: metrics to compare, too.
 
     Raises:
-        ConfigError: when the folder is not this ablation's.
+        ConfigError: when the folder is not this ablation's; after everything else is done, when no
+            run has a tag.
         RlagentsError: when runs failed, after everything else is done.
         Interrupted: after Ctrl-C; the same command goes on.
     """
@@ -55,12 +63,13 @@ def ablate(ablation: Ablation, *, jobs: int | None = None, threshold: float | No
         failures = _run_all(ablation, jobs, display)
         finished = [results.read(run) for run in ablation.runs if run.state == "finished"]
         if finished:
-            comparison = compare(ablation, finished, threshold)
+            comparison = compare(ablation, finished, threshold, tags)
             report.write(ablation, comparison, finished, failures, display)
     if failures:
         raise RlagentsError(
             f"{len(failures)} of {len(ablation.runs)} runs failed, the first: {failures[0]}"
         )
+    results.check_tags(tags, finished)
 
 
 def _run_all(ablation: Ablation, jobs: int | None, display: Display) -> list[str]:

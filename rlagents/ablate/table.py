@@ -14,6 +14,9 @@ from rlagents.ablate.compare import Comparison
 from rlagents.ablate.results import Estimate, Result
 from rlagents.visible import escape
 
+_WORDS = ("arm", "metric")
+"""Columns that are not numbers."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Content:
@@ -24,7 +27,12 @@ class _Content:
 
 def as_json(comparison: Comparison, finished: Sequence[Result]) -> str:
     """The comparison and the runs that it is made from."""
-    content = {**dataclasses.asdict(comparison), "runs": [dataclasses.asdict(r) for r in finished]}
+    content = dataclasses.asdict(comparison)
+    if not comparison.figures:
+        del content["figures"]
+    content["runs"] = [dataclasses.asdict(result) for result in finished]
+    for run in content["runs"]:
+        del run["metrics"]  # all there are: too many, and a run's own file has them
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
@@ -44,7 +52,8 @@ def as_rich(comparison: Comparison) -> Iterator[Table]:
     for content in _tables(comparison):
         table = Table(title=escape(content.title), title_justify="left")
         for name in content.head:
-            table.add_column(name, justify="left" if name == "arm" else "right", overflow="fold")
+            justify = "left" if name in _WORDS else "right"
+            table.add_column(name, justify=justify, overflow="fold")
         for row in content.rows:
             table.add_row(*(Text(escape(cell)) for cell in row))  # `[0.1, 0.2]` is no markup
         yield table
@@ -67,6 +76,10 @@ def notes(comparison: Comparison) -> Iterator[str]:
         yield "no threshold: no arm came above its start"
     else:
         yield f"threshold: {comparison.threshold:.3f}"
+    if comparison.figures:
+        yield "metrics: means over the lines of a run; at the end, over the last fifth of them"
+        if len(comparison.rows) > 1:
+            yield f"differences of metrics: at the end, to {comparison.rows[0].arm}, paired by seed"
 
 
 def _tables(comparison: Comparison) -> Iterator[_Content]:
@@ -115,6 +128,21 @@ def _tables(comparison: Comparison) -> Iterator[_Content]:
                 for row in rows[1:]
             ],
         )
+    if comparison.figures:
+        yield _Content(
+            title="Metrics",
+            head=("metric", "arm", "mean", "at the end", "difference"),
+            rows=[
+                (
+                    figure.tag,
+                    figure.arm,
+                    _cell(figure.mean, "{:.4g}"),
+                    _cell(figure.end, "{:.4g}"),
+                    _cell(figure.end_difference, "{:+.4g}"),
+                )
+                for figure in comparison.figures
+            ],
+        )
 
 
 def _cell(value: Estimate | None, form: str) -> str:
@@ -129,7 +157,8 @@ def _cell(value: Estimate | None, form: str) -> str:
 
 
 def _markdown(table: _Content) -> str:
-    lines = [table.head, ["---", *["---:"] * (len(table.head) - 1)], *table.rows]
+    rule = ["---" if name in _WORDS else "---:" for name in table.head]
+    lines = [table.head, rule, *table.rows]
     return "\n".join(
         "| " + " | ".join(escape(cell).replace("|", "\\|") for cell in line) + " |"
         for line in lines

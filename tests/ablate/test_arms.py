@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from rlagents.ablate.arms import LONGEST_NAME, arms_of, seeds_of
+from rlagents.ablate.arms import LONGEST_NAME, arms_of, seeds_of, tags_of
 from rlagents.errors import ConfigError
 
 
@@ -127,3 +127,15 @@ def test_seeds() -> None:
             seeds_of(text)
     with pytest.raises(ConfigError, match="--seeds: expected different numbers, got '1,2,01'"):
         seeds_of("1,2,01")
+
+
+def test_tags() -> None:
+    assert tags_of(()) == ()
+    assert tags_of(["policy/entropy, train/loss", "policy/kl,train/loss"]) == (
+        "policy/entropy",
+        "train/loss",
+        "policy/kl",
+    )
+    for text in ("", "a,", "a,,b"):
+        with pytest.raises(ConfigError, match="--report: expected tags such as policy/entropy, g"):
+            tags_of(["train/loss", text])

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from rlagents.ablate.compare import Comparison, Row, compare
-from rlagents.ablate.results import Result
+from rlagents.ablate.results import Level, Result
 from tests.ablate.runs import planned, result
 
 # Two arms with seeds 0 and 1. `slow` ends at 400 tokens, `quick` at 300.
@@ -165,3 +165,43 @@ def test_runs_without_any_score(tmp_path: Path) -> None:
     assert (comparison.budget, comparison.threshold) == (None, None)
     slow, _ = rows(comparison)
     assert (slow.final, slow.at_equal_tokens, slow.tokens) == (None, None, 100)
+
+
+def with_metric(arm: str, seed: int, mean: float, end: float) -> Result:
+    return result(arm, seed, metrics={"m": Level(mean=mean, end=end), "silent": None})
+
+
+METRICS = (
+    with_metric("lr=0.001", 0, 2.0, 1.0),
+    with_metric("lr=0.001", 1, 4.0, 2.0),
+    with_metric("lr=0.002", 0, 5.0, 1.5),
+    with_metric("lr=0.002", 1, 5.0, 3.5),
+)
+
+
+def test_metrics_that_are_asked_for(tmp_path: Path) -> None:
+    comparison = compare(planned(tmp_path), METRICS, tags=("silent", "m", "unknown"))
+    silent, _, slow, quick = comparison.figures
+    named = [(figure.tag, figure.arm) for figure in comparison.figures]
+    arms = ("lr=0.001", "lr=0.002")
+    assert named == [(tag, arm) for tag in ("silent", "m") for arm in arms]
+    assert (silent.mean, silent.end, silent.end_difference) == (None, None, None)
+    assert slow.mean is not None and slow.end is not None
+    # 2 and 4: 3, and 12.7062 x 1 on either side; 1 and 2: 1.5, and 12.7062 x 0.5.
+    assert (slow.mean.mean, slow.mean.high) == pytest.approx((3.0, 15.7062))
+    assert (slow.end.mean, slow.end.low) == pytest.approx((1.5, -4.8531))
+    assert slow.end_difference is None
+    assert quick.mean is not None and (quick.mean.low, quick.mean.high) == (5.0, 5.0)
+    # 1.5 - 1 and 3.5 - 2: 0.5 and 1.5, so 1, and 12.7062 x 0.5.
+    difference = quick.end_difference
+    assert difference is not None
+    assert (difference.mean, difference.low) == pytest.approx((1.0, 1 - 6.3531))
+    assert compare(planned(tmp_path), METRICS).figures == ()
+
+
+def test_a_metric_that_one_arm_does_not_have(tmp_path: Path) -> None:
+    runs = (result("lr=0.001", 0), *METRICS[2:])
+    slow, quick = compare(planned(tmp_path), runs, tags=("m",)).figures
+    assert (slow.mean, slow.end) == (None, None)
+    assert quick.end is not None and quick.end.n == 2
+    assert quick.end_difference is None  # no seed that both have

@@ -1,13 +1,24 @@
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlagents.ablate.results import Curve, at, crossing, estimate, read, source, t_quantile
-from rlagents.errors import RlagentsError
+from rlagents.ablate.results import (
+    Curve,
+    Level,
+    at,
+    check_tags,
+    crossing,
+    estimate,
+    read,
+    source,
+    t_quantile,
+)
+from rlagents.errors import ConfigError, RlagentsError
 from tests.ablate.runs import entry, leave, planned, result
 
 
@@ -56,6 +67,39 @@ def test_a_run_without_evaluations_is_known_by_its_training(tmp_path: Path) -> N
     assert (found.start, found.final, found.held_out) == (0.25, 0.25, ())
     leave(run, evals=[])
     assert (read(run).start, read(run).final) == (None, None)
+
+
+def test_where_the_metrics_of_a_run_lay(tmp_path: Path) -> None:
+    run = planned(tmp_path).runs[0]
+    lines: list[dict[str, Any]] = [{"step": n, "ten": float(n)} for n in range(1, 11)]
+    lines += [{"step": 11, "ten": None, "never": None}]
+    lines += [{"step": 11 + n, "nine": float(n)} for n in range(1, 10)]
+    lines += [{"step": 21, "four": value} for value in (1, 2, 3, 6)]
+    leave(run, lines=lines)
+    assert read(run).metrics == {
+        "ten": Level(mean=5.5, end=9.5),  # (9 + 10) / 2: the null does not count
+        "never": None,
+        "nine": Level(mean=5.0, end=9.0),  # a fifth of 9 lines is one
+        "four": Level(mean=3.0, end=6.0),  # at least one
+    }
+    (run.folder.path / "metrics.jsonl").unlink()
+    assert read(run).metrics == {}
+
+
+def test_a_tag_that_no_run_has_is_named_with_the_nearest() -> None:
+    level = Level(mean=0.0, end=0.0)
+    one = result("a", 0, metrics={"policy/entropy": level, "train/loss": level})
+    other = result("b", 0, metrics={"policy/kl_reference": level, "policy/kl_behaviour": None})
+    check_tags((), ())
+    check_tags(("train/loss", "policy/kl_behaviour"), (one, other))
+    with pytest.raises(ConfigError) as caught:
+        check_tags(("train/loss", "policy/kl"), (one, other))
+    assert str(caught.value) == (
+        "--report policy/kl: in no finished run's metrics; "
+        "nearest: policy/kl_reference, policy/kl_behaviour, policy/entropy"
+    )
+    with pytest.raises(ConfigError, match=r"^--report step: in no finished run's metrics$"):
+        check_tags(("step",), (one,))
 
 
 def test_a_summary_that_is_none_is_named(tmp_path: Path) -> None:

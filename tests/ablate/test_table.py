@@ -7,7 +7,7 @@ from rich.console import Console
 from rlagents.ablate.compare import compare
 from rlagents.ablate.table import as_json, as_markdown, as_rich
 from tests.ablate.runs import planned, result
-from tests.ablate.test_compare import ALL, SLOW
+from tests.ablate.test_compare import ALL, METRICS, SLOW
 
 
 def test_markdown(tmp_path: Path) -> None:
@@ -46,6 +46,34 @@ Failed:
 - a, seed 2: it broke \\x1b[2J
 """
     )
+
+
+def test_metrics_have_a_table_where_they_are_asked_for(tmp_path: Path) -> None:
+    made = planned(tmp_path)
+    comparison = compare(made, METRICS, tags=("m", "silent"))
+    table = """\
+Metrics
+
+| metric | arm | mean | at the end | difference |
+| --- | --- | ---: | ---: | ---: |
+| m | lr=0.001 | 3 [-9.706, 15.71] | 1.5 [-4.853, 7.853] | - |
+| m | lr=0.002 | 5 [5, 5] | 2.5 [-10.21, 15.21] | +1 [-5.353, +7.353] |
+| silent | lr=0.001 | - | - | - |
+| silent | lr=0.002 | - | - | - |
+"""
+    text = as_markdown(comparison)
+    assert table in text
+    assert "- differences of metrics: at the end, to lr=0.001, paired by seed\n" in text
+    first, second, *_ = json.loads(as_json(comparison, METRICS))["figures"]
+    assert (first["tag"], first["arm"], first["end_difference"]) == ("m", "lr=0.001", None)
+    assert (second["mean"]["mean"], second["end"]["mean"]) == (5, 2.5)
+    assert second["end_difference"]["n"] == 2
+    *_, shown = as_rich(comparison)
+    assert shown.row_count == 4
+    plain = compare(made, METRICS)
+    assert "metric" not in as_markdown(plain).replace("geometric", "").lower()
+    content = json.loads(as_json(plain, METRICS))
+    assert "figures" not in content and "metrics" not in content["runs"][0]
 
 
 def test_one_arm_one_seed_and_no_scores(tmp_path: Path) -> None:

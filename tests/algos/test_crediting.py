@@ -151,6 +151,15 @@ def test_turn_credit_is_added_to_that_of_the_trajectory():
     assert [c.advantages.tolist() for c in members] == [[1.5, 1.5], [-1.5, -1.5]]
 
 
+def test_a_score_that_no_reward_explains_comes_with_the_last_turn():
+    """A judge's score: no reward on the way; without a discount every turn answers for it."""
+    group = scored_group(scores=[1.0, 0.0], turns=[2, 2])
+    for discount, first in ((1.0, 0.5), (0.5, 0.25)):
+        credit = CreditConfig(trajectory=0.0, turn=1.0, discount=discount)
+        (members,) = credits(config(credit=credit), group)
+        assert [c.advantages.tolist() for c in members] == [[first, 0.5], [-first, -0.5]]
+
+
 def test_potentials_move_credit_between_turns_and_not_the_return():
     group = scored_group(scores=[1.0, 0.0], turns=[2, 2], paid=True, potentials=[0.0, 1.0])
     plain = config(credit=CreditConfig(trajectory=0.0, turn=1.0))
