@@ -36,10 +36,15 @@ class Interrupt:
         if self._asked:
             raise Interrupted("interrupted")
 
-    def __enter__(self) -> Self:
+    def arm(self) -> None:
+        """Take the signals, again where somebody else has taken them since: Ray does as it starts."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
+                previous = signal.signal(number, self._handle)
+                self._previous.setdefault(number, previous)
+
+    def __enter__(self) -> Self:
+        self.arm()
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -139,6 +139,7 @@ def opened(
         display.print(f"starting rollouts ({config.rollout.executor})")
         pool = build.make_pool(config, device=str(device), notify=display.print)
         stack.callback(pool.close)
+        interrupt.arm()
         chat = Chat(tokenizer, system=config.policy.system, history=config.policy.history)
         algorithm = GRPO(config.algo)
         tasks = TaskSource(config.env, config.run.seed)

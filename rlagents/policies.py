@@ -83,6 +83,7 @@ def score(config: RunConfig, origin: str | None) -> list[Evaluation]:
     with Interrupt() as interrupt, Display() as display:
         device = str(models.resolve_device(config.learner.device))
         pool = build.make_pool(config, device=device, notify=display.print, model=scripted is None)
+        interrupt.arm()
         watch = Watch(
             interval_s=config.telemetry.watchdog_s, report=display.print, check=interrupt.check
         )
