@@ -37,7 +37,7 @@ class Interrupt:
             raise Interrupted("interrupted")
 
     def arm(self) -> None:
-        """Take the signals, again where somebody else has taken them since: Ray does as it starts."""
+        """Take the signals, again where somebody has taken them since: Ray does as it starts."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 previous = signal.signal(number, self._handle)

@@ -23,9 +23,11 @@ from rlagents.interrupt import Interrupt, Interrupted
 from rlagents.journal import Journal, JournalReader
 from rlagents.learner.group import LearnerGroup
 from rlagents.load import load, resolved_yaml
+from rlagents.parts import Parts, RunState
 from rlagents.policy import models
 from rlagents.policy.chat import Chat
 from rlagents.preflight import check_env
+from rlagents.reporting import write_summary
 from rlagents.rollout.lag import WeightLag
 from rlagents.rollout.ledger import Ledger
 from rlagents.rollout.stream import RolloutStream, Watch
@@ -34,7 +36,7 @@ from rlagents.scoring.scorer import ReturnScorer
 from rlagents.telemetry.progress import Display, results_table
 from rlagents.telemetry.sinks import JsonLines, JsonlSink, MultiSink, Sink, TensorBoardSink
 from rlagents.telemetry.spans import Spans
-from rlagents.train import Parts, RunState, train, write_summary
+from rlagents.train import train
 from rlagents.types import EpisodeKey, Trajectory
 from rlagents.warm_start import demonstrations_of, segments_of_demonstrations
 

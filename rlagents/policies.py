@@ -156,7 +156,7 @@ def play(config: RunConfig, origin: str | None) -> None:
 def preview(config: RunConfig) -> None:
     """Collect one real batch and print what would be trained: `rlagents preview`."""
     from rlagents import launch  # training's libraries, which nothing else here needs
-    from rlagents.train import plan_of
+    from rlagents.learning import plan_of
 
     with (
         Interrupt() as interrupt,

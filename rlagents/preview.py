@@ -10,9 +10,9 @@ from rich.text import Text
 from rlagents.algos.crediting import Credit
 from rlagents.algos.grpo import GRPO
 from rlagents.config import RunConfig
+from rlagents.learning import batches_of
 from rlagents.policy.chat import Chat
 from rlagents.rollout.stream import Collected
-from rlagents.train import batches_of
 from rlagents.types import Batch, EpisodeKey, FloatArray, IntArray, ScoredGroup, Trajectory
 from rlagents.visible import escape
 

@@ -9,282 +9,16 @@ are left out of the resolved configuration, so that it says what applies.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rlagents.algos.configs import SEQUENCE_OBJECTIVES, AlgoConfig, require
+from rlagents.algos.configs import require
 from rlagents.config import RunConfig
 from rlagents.errors import ConfigError
+from rlagents.moot import TABLE, Only
 
 FILE, OVERRIDE = 1, 2
 """Where a setting was given. A default is 0."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Only:
-    """Settings that count only while something else is so."""
-
-    keys: tuple[str, ...]
-    """Full keys of settings or of whole sections."""
-    active: Callable[[RunConfig], bool]
-    selectors: tuple[str, ...]
-    """The keys that `active` reads."""
-    need: str
-    """What would make them count."""
-
-
-_RULES = (
-    _Only(
-        ("policy.tiny",),
-        lambda c: c.policy.model == "tiny",
-        ("policy.model",),
-        "policy.model: tiny",
-    ),
-    _Only(
-        ("policy.fp32_head",),
-        lambda c: c.learner.dtype == "bfloat16",
-        ("learner.dtype",),
-        "learner.dtype: bfloat16",
-    ),
-    _Only(
-        ("context.pinned_turns", "context.overlap"),
-        lambda c: c.context.strategy == "pinned_window",
-        ("context.strategy",),
-        "context.strategy: pinned_window",
-    ),
-    _Only(
-        ("rollout.workers",),
-        lambda c: c.rollout.executor == "ray" or c.rollout.workers == 1,
-        ("rollout.executor",),
-        "rollout.executor: ray",
-    ),
-    _Only(
-        ("rollout.ray_address", "rollout.gpus_per_worker"),
-        lambda c: c.rollout.executor == "ray",
-        ("rollout.executor",),
-        "rollout.executor: ray",
-    ),
-    _Only(
-        ("warm_start.expert", "warm_start.env_kwargs"),
-        lambda c: c.warm_start.episodes > 0,
-        ("warm_start.episodes", "warm_start.path"),
-        "warm_start.episodes above 0",
-    ),
-    _Only(
-        ("warm_start.epochs", "warm_start.optimizer", "warm_start.lr", "warm_start.batch_segments"),
-        lambda c: c.warm_start.enabled,
-        ("warm_start.episodes", "warm_start.path"),
-        "warm_start.episodes above 0 or warm_start.path",
-    ),
-    _Only(
-        ("algo.clip",),
-        lambda c: c.algo.objective not in ("sapo", "vespo"),
-        ("algo.objective",),
-        "an objective with bounds",
-    ),
-    _Only(
-        ("algo.clip.dual", "algo.clip.ceiling"),
-        lambda c: c.algo.objective == "clip",
-        ("algo.objective",),
-        "algo.objective: clip",
-    ),
-    *(
-        _Only(
-            (f"algo.{name}",),
-            lambda c, name=name: c.algo.objective == name,
-            ("algo.objective",),
-            f"algo.objective: {name}",
-        )
-        for name in ("sapo", "vespo")
-    ),
-    _Only(
-        ("algo.covariance.fraction",),
-        lambda c: c.algo.covariance.method != "none",
-        ("algo.covariance.method",),
-        "algo.covariance.method: clip or kl",
-    ),
-    _Only(
-        ("algo.covariance.low", "algo.covariance.high"),
-        lambda c: c.algo.covariance.method == "clip",
-        ("algo.covariance.method",),
-        "algo.covariance.method: clip",
-    ),
-    _Only(
-        ("algo.covariance.coef",),
-        lambda c: c.algo.covariance.method == "kl",
-        ("algo.covariance.method",),
-        "algo.covariance.method: kl",
-    ),
-    _Only(
-        ("algo.kl.estimator", "algo.kl.reference"),
-        lambda c: c.algo.kl.coef > 0,
-        ("algo.kl.coef",),
-        "algo.kl.coef above 0",
-    ),
-    _Only(
-        ("algo.kl.decay",),
-        lambda c: c.algo.kl.coef > 0 and c.algo.kl.reference == "moving",
-        ("algo.kl.coef", "algo.kl.reference"),
-        "algo.kl.coef above 0 and algo.kl.reference: moving",
-    ),
-    _Only(
-        ("algo.entropy.delta", "algo.entropy.limit"),
-        lambda c: c.algo.entropy.target > 0,
-        ("algo.entropy.target",),
-        "algo.entropy.target above 0",
-    ),
-    _Only(
-        ("algo.advantage.baseline", "algo.advantage.scale"),
-        lambda c: not c.algo.advantage.rewards,
-        ("algo.advantage.rewards",),
-        "algo.advantage.rewards: {} (several rewards have their own normalisation)",
-    ),
-    _Only(
-        ("algo.credit.turn",),
-        lambda c: c.algo.objective in ("clip", "gspo_token", "cispo", "sapo"),
-        ("algo.objective",),
-        "an objective of tokens (a sequence has one advantage): clip, gspo_token, cispo or sapo",
-    ),
-    _Only(
-        ("algo.advantage.baseline", "algo.advantage.rewards"),
-        lambda c: c.algo.credit.trajectory > 0,
-        ("algo.credit.trajectory",),
-        "algo.credit.trajectory above 0",
-    ),
-    _Only(
-        ("algo.credit.grouping", "algo.credit.discount", "algo.shaping.potential"),
-        lambda c: c.algo.credit.turn > 0,
-        ("algo.credit.turn",),
-        "algo.credit.turn above 0",
-    ),
-    _Only(
-        ("algo.length_constant",),
-        lambda c: c.algo.aggregation == "constant",
-        ("algo.aggregation",),
-        "algo.aggregation: constant",
-    ),
-    _Only(
-        ("algo.correction.weight", "algo.correction.reject"),
-        lambda c: c.algo.proximal == "recomputed",
-        ("algo.proximal",),
-        "algo.proximal: recomputed",
-    ),
-    _Only(
-        (
-            "algo.correction.level",
-            "algo.correction.low",
-            "algo.correction.high",
-            "algo.correction.normalise",
-        ),
-        lambda c: c.algo.correction.weight != "none",
-        ("algo.correction.weight", "algo.proximal"),
-        "algo.correction.weight: truncate or mask",
-    ),
-    _Only(
-        ("algo.correction.normalise",),
-        lambda c: c.algo.objective != "vespo",
-        ("algo.objective",),
-        "another objective: VESPO's weight is made of ratios, not of their size in the batch",
-    ),
-    _Only(
-        ("algo.correction.reject_low", "algo.correction.reject_high"),
-        lambda c: c.algo.correction.reject == "geometric",
-        ("algo.correction.reject", "algo.proximal"),
-        "algo.correction.reject: geometric",
-    ),
-    _Only(
-        ("algo.correction.reject_k3",),
-        lambda c: c.algo.correction.reject == "k3",
-        ("algo.correction.reject", "algo.proximal"),
-        "algo.correction.reject: k3",
-    ),
-    _Only(
-        ("algo.sequence_unit",),
-        lambda c: reads_sequences(c.algo),
-        (
-            "algo.objective",
-            "algo.correction.level",
-            "algo.correction.reject",
-            "algo.correction.off_policy",
-            "algo.correction.weight",
-            "algo.proximal",
-        ),
-        "an objective or a correction of whole sequences",
-    ),
-    _Only(
-        (
-            "algo.sampling.skip",
-            "algo.sampling.retire",
-            "algo.sampling.curriculum",
-            "algo.sampling.group_sizes",
-            "algo.sampling.replay",
-        ),
-        lambda c: c.env.train_tasks > 0,
-        ("env.train_tasks",),
-        "env.train_tasks above 0: tasks that come back have a history",
-    ),
-    _Only(
-        ("algo.sampling.replay",),
-        lambda c: c.algo.proximal == "behaviour" or c.algo.correction.weight != "none",
-        ("algo.proximal", "algo.correction.weight"),
-        "algo.proximal: behaviour or an algo.correction.weight: older tokens need their own ratio",
-    ),
-    _Only(
-        ("algo.sampling.replay_window",),
-        lambda c: c.algo.sampling.replay > 0,
-        ("algo.sampling.replay", "env.train_tasks"),
-        "algo.sampling.replay above 0",
-    ),
-    _Only(
-        ("algo.sampling.band",),
-        lambda c: c.algo.sampling.filter == "band",
-        ("algo.sampling.filter",),
-        "algo.sampling.filter: band",
-    ),
-    _Only(
-        ("algo.sampling.max_refills",),
-        lambda c: c.algo.sampling.filter != "none",
-        ("algo.sampling.filter",),
-        "algo.sampling.filter: zero_variance or band",
-    ),
-    _Only(
-        ("algo.shaping.overlong.cache", "algo.shaping.overlong.factor"),
-        lambda c: c.algo.shaping.overlong.limit > 0,
-        ("algo.shaping.overlong.limit",),
-        "algo.shaping.overlong.limit above 0",
-    ),
-    _Only(
-        tuple(f"algo.shaping.cosine.{n}" for n in ("threshold", "correct", "wrong", "exceeded")),
-        lambda c: c.algo.shaping.cosine.limit > 0,
-        ("algo.shaping.cosine.limit",),
-        "algo.shaping.cosine.limit above 0",
-    ),
-    _Only(
-        ("algo.shaping.repetition.ngram",),
-        lambda c: c.algo.shaping.repetition.penalty > 0,
-        ("algo.shaping.repetition.penalty",),
-        "algo.shaping.repetition.penalty above 0",
-    ),
-    _Only(
-        ("algo.shaping.format.penalty",),
-        lambda c: bool(c.algo.shaping.format.pattern),
-        ("algo.shaping.format.pattern",),
-        "algo.shaping.format.pattern",
-    ),
-    _Only(
-        ("eval.every", "eval.greedy", "eval.temperature"),
-        lambda c: c.eval.episodes > 0,
-        ("eval.episodes",),
-        "eval.episodes above 0",
-    ),
-    _Only(
-        ("telemetry.trajectories",),
-        lambda c: c.telemetry.tensorboard,
-        ("telemetry.tensorboard",),
-        "telemetry.tensorboard: true",
-    ),
-)
 
 
 def check(
@@ -303,7 +37,7 @@ def check(
     """
     given = dict.fromkeys(differing(config), FILE) if given is None else given
     switched = dict(given)  # and by the rules: what is moot switches off what depends on it
-    for rule in _RULES:
+    for rule in TABLE:
         if not rule.active(config):
             level = _switched_at(rule, switched)
             _refuse_ignored(config, rule, given, level)
@@ -315,20 +49,9 @@ def check(
     return config
 
 
-def reads_sequences(algo: AlgoConfig) -> bool:
-    """Whether any objective or correction looks at whole sequences."""
-    correction = algo.correction
-    return (
-        algo.objective in SEQUENCE_OBJECTIVES
-        or (correction.weight != "none" and correction.level == "sequence")
-        or correction.reject != "none"
-        or correction.off_policy > 0
-    )
-
-
 def moot(config: RunConfig) -> frozenset[str]:
     """Full keys of the settings and sections that have no effect in this configuration."""
-    return frozenset(key for rule in _RULES if not rule.active(config) for key in rule.keys)
+    return frozenset(key for rule in TABLE if not rule.active(config) for key in rule.keys)
 
 
 def differing(config: RunConfig) -> list[str]:
@@ -336,14 +59,18 @@ def differing(config: RunConfig) -> list[str]:
     return [key for key, value, default in _settings(config, "") if value != default]
 
 
-def _switched_at(rule: _Only, given: Mapping[str, int]) -> int:
+def _switched_at(rule: Only, given: Mapping[str, int]) -> int:
     """Who said what makes a rule inactive; another preset may be another algorithm."""
     preset = ("algo.name",) * any(key.startswith("algo.") for key in rule.selectors)
-    return max(given.get(key, 0) for key in rule.selectors + preset)
+    read = rule.selectors + preset
+    levels = [
+        level for k, level in given.items() if any((key + ".").startswith(k + ".") for key in read)
+    ]
+    return max(levels, default=0)
 
 
 def _refuse_ignored(
-    config: RunConfig, rule: _Only, given: Mapping[str, int], switched_at: int
+    config: RunConfig, rule: Only, given: Mapping[str, int], switched_at: int
 ) -> None:
     for key, level in given.items():
         if level >= switched_at and any(key == k or key.startswith(k + ".") for k in rule.keys):

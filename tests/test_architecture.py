@@ -21,6 +21,7 @@ LAYERS = (
         "yaml_text",
         "schema",
         "rules",
+        "moot",
         "load",
         "preset",
         "runs",
@@ -30,7 +31,7 @@ LAYERS = (
     },
     {"policy", "data", "scoring", "weights"},
     {"rollout", "learner", "checkpoint"},
-    {"train", "evaluate", "figures", "warm_start"},
+    {"train", "parts", "learning", "reporting", "evaluate", "figures", "warm_start"},
     {
         "preflight",
         "doctor",
@@ -47,7 +48,7 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-SIDEWAYS = {"config", "yaml_text", "schema", "rules", "load", "preset", "runs"}
+SIDEWAYS = {"config", "yaml_text", "schema", "rules", "moot", "load", "preset", "runs"}
 """The modules of the configuration may import each other (and `algos.configs`) inside layer 1."""
 
 EVERYWHERE_BENCH = "bench/"

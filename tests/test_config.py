@@ -192,8 +192,16 @@ MISTAKES = [
     ),
     (["algo.sequence_unit=segment"], "it needs an objective or a correction of whole seq", None),
     (["algo.sampling.retire=0.9"], "it needs env.train_tasks above 0", None),
-    (["algo.credit.discount=0.9"], "algo.credit.discount: got 0.9, which would be ignored", None),
-    (["algo.shaping.potential=1"], "algo.shaping.potential: got 1.0, which would be ign", None),
+    (
+        [GRPO, "algo.credit.discount=0.9"],
+        "algo.credit.discount: got 0.9, which would be ignored",
+        None,
+    ),
+    (
+        [GRPO, "algo.shaping.potential=1"],
+        "algo.shaping.potential: got 1.0, which would be ign",
+        None,
+    ),
     (["algo.kl.estimator=k1"], "algo.kl.estimator: got 'k1', which would be ignored; it", None),
     (["algo.kl.coef=1", "algo.kl.decay=0.5"], "algo.kl.decay: got 0.5, which would be ig", None),
     (["algo.length_constant=9"], "it needs algo.aggregation: constant", None),
@@ -214,7 +222,11 @@ MISTAKES = [
         "algo.advantage.rewards.score: expected a finite",
         None,
     ),
-    (["algo.credit.trajectory=0"], "algo.credit.turn: expected above 0 where algo.credit.t", None),
+    (
+        [GRPO, "algo.credit.trajectory=0"],
+        "algo.credit.turn: expected above 0 where algo.credit.t",
+        None,
+    ),
     (["eval.episodes=0", "eval.greedy=true"], "eval.greedy: got True, which would be ig", None),
     (["telemetry.tensorboard=false", "telemetry.trajectories=1"], "telemetry.trajectories:", None),
 ]

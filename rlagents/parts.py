@@ -1,0 +1,78 @@
+"""What a run is wired from, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlagents.algos.grpo import GRPO
+from rlagents.algos.history import History
+from rlagents.algos.state import AlgoState
+from rlagents.config import RunConfig
+from rlagents.data.tasks import TaskSource
+from rlagents.interrupt import Interrupt
+from rlagents.journal import Journal
+from rlagents.learner.group import LearnerGroup
+from rlagents.policy.chat import Chat
+from rlagents.policy.sampler import Sampling
+from rlagents.rollout.lag import WeightLag
+from rlagents.rollout.ledger import Ledger
+from rlagents.rollout.pool import Pool
+from rlagents.rollout.stream import RolloutStream, Watch
+from rlagents.runs import RunFolder
+from rlagents.scoring.scorer import Scorer
+from rlagents.telemetry.progress import Display
+from rlagents.telemetry.sinks import Sink
+from rlagents.telemetry.spans import Spans
+
+
+@dataclass(slots=True, kw_only=True)
+class RunState:
+    """How far a run is: what a checkpoint holds beside the learner."""
+
+    iteration: int = 0
+    """Finished iterations of reinforcement learning."""
+    warm: bool = False
+    """The warm start is done, or there is none."""
+    evals: list[dict[str, Any]] = field(default_factory=list)
+    env_turns: int = 0
+    tokens_sampled: int = 0
+    tokens_trained: int = 0
+    idle_iterations: int = 0
+    """Iterations that made no optimizer step, because no group had a signal."""
+    wall_s: float = 0.0
+    algo: AlgoState = field(default_factory=AlgoState)
+    history: History = field(default_factory=dict)
+    """What is known of each training task, where tasks come back."""
+    finished: bool = False
+    """The last evaluation is in `evals`, and all is saved."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a run is wired from (`rlagents.build`)."""
+
+    config: RunConfig
+    folder: RunFolder
+    learner: LearnerGroup
+    algorithm: GRPO
+    pool: Pool
+    lag: WeightLag
+    stream: RolloutStream
+    tasks: TaskSource
+    scorer: Scorer
+    sampling: Sampling
+    """Of training turns."""
+    eval_sampling: Sampling
+    journal: Journal
+    ledger: Ledger
+    sink: Sink
+    spans: Spans
+    display: Display
+    watch: Watch
+    interrupt: Interrupt
+    chat: Chat
+    pad_id: int
+    warm_start: Callable[[Parts], None] | None
+    save: Callable[[Parts, RunState], None]

@@ -1,0 +1,113 @@
+"""What is written of an iteration: the ledger, the journal's notes, metrics, the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+
+import numpy as np
+
+from rlagents.algos.crediting import Credit
+from rlagents.figures import best_and_worst, rollout_metrics, words
+from rlagents.parts import Parts, RunState
+from rlagents.rollout.stream import Collected
+from rlagents.telemetry.show import trajectory_text
+from rlagents.types import EpisodeKey, ScoredGroup
+
+
+def write_summary(parts: Parts, state: RunState, running: int = 0) -> None:
+    """`summary.json`, checked first: the ledger must add up, with `running` in flight."""
+    parts.ledger.check(running)
+    parts.folder.write_summary(
+        {
+            "ledger": parts.ledger.as_dict(),
+            "evals": state.evals,
+            "iterations": state.iteration,
+            "steps": parts.learner.steps,
+            "idle_iterations": state.idle_iterations,
+            "wall_s": round(state.wall_s, 3),
+            "env_turns": state.env_turns,
+            "tokens_sampled": state.tokens_sampled,
+            "tokens_trained": state.tokens_trained,
+        }
+    )
+
+
+def settle(parts: Parts, collected: Collected, credits: Sequence[Sequence[Credit]]) -> None:
+    """Every trajectory of the iteration into the ledger, and why into the journal.
+
+    A member of a trained group that gets no gradient itself was not trained on: it counts as
+    filtered, `no_gradient`.
+    """
+    for scored, members in zip(collected.kept, credits, strict=True):
+        reasons = [None if c.gradient else "no_gradient" for c in members]
+        _settle_group(parts, scored, reasons, collected.replayed)
+    for scored, reason in collected.dropped:
+        _settle_group(parts, scored, [reason] * len(scored.scores), collected.replayed)
+    parts.ledger.check(running=0)
+
+
+def _settle_group(
+    parts: Parts,
+    scored: ScoredGroup,
+    reasons: Sequence[str | None],
+    replayed: Set[EpisodeKey],
+) -> None:
+    """Count and note each member; a reason of None is one that was trained on."""
+    ledger = parts.ledger
+    rows = zip(scored.group.trajectories, scored.scores, reasons, strict=True)
+    for trajectory, score, reason in rows:
+        if trajectory.key in replayed:
+            continue  # settled in the iteration that sampled it
+        if trajectory.stop.failed:
+            ledger.failed[trajectory.stop.value] += 1
+            disposition = f"failed:{trajectory.stop.value}"
+        elif reason is None:
+            ledger.trained += 1
+            disposition = "trained"
+        else:
+            ledger.filtered[reason] += 1
+            disposition = f"filtered:{reason}"
+        notes: dict[str, str | float] = {"disposition": disposition}
+        if np.isfinite(score):
+            notes["score"] = float(score)
+        parts.journal.annotate(trajectory.key, notes)
+
+
+def log(
+    parts: Parts,
+    state: RunState,
+    collected: Collected,
+    figures: Sequence[Mapping[str, float]],
+) -> None:
+    """Learner figures at each step; those of the iteration at its last step."""
+    last = parts.learner.steps
+    first = last - len(figures) + 1
+    for step, figure in enumerate(figures, start=first):
+        if step < last:
+            parts.sink.log(step, figure)
+    current = last - len(figures)  # the version that an up-to-date sampler had
+    metrics = {**rollout_metrics(collected, current), **parts.spans.take_totals()}
+    seconds = metrics.get("time/rollout_s", 0.0)
+    if seconds > 0:
+        sampled = sum(t.sampled_tokens for t in collected.trajectories)
+        metrics["rollout/tokens_per_s"] = sampled / seconds
+    metrics |= figures[-1] if figures else {}
+    metrics["train/iteration"] = float(state.iteration)
+    metrics["train/tokens_sampled"] = float(state.tokens_sampled)
+    if figures:  # without a step there is no new place on the axis
+        parts.sink.log(last, metrics)
+        shown = best_and_worst(collected.sampled, parts.config.telemetry.trajectories)
+        for tag, score, trajectory in shown:
+            parts.sink.text(last, tag, trajectory_text(trajectory, score))
+    state.idle_iterations += not figures
+    parts.display.print(
+        f"iteration {state.iteration}/{parts.config.train.iterations}: "
+        + words(collected, metrics)
+        + f", {metrics.get('time/rollout_s', 0):.1f} s rollouts, "
+        f"{metrics.get('time/learn_s', 0):.1f} s learning"
+    )
+    if state.idle_iterations == 1 and not figures:
+        parts.display.print(
+            "  a group trains when its scores differ: easier tasks, a larger rollout.group_size "
+            "or a warm start make that more likely"
+        )
