@@ -17,7 +17,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_own_environment_trains_and_learns(tmp_path):
-    (code,), (yaml,) = blocks("python"), blocks("yaml")
+    (code,), (yaml, *_) = blocks("python"), blocks("yaml")
     assert len(code.splitlines()) <= 25
     assert len(yaml.splitlines()) <= 12
     (tmp_path / "higher.py").write_text(code)

@@ -27,6 +27,7 @@ BASE: dict[str, Any] = {
         "deterministic": True,
         "concurrency": 8,
     },
+    "algo": {"updates": 1, "epochs": 1},  # a step an iteration
     "train": {"iterations": 3},
     "eval": {"episodes": 4},
     "warm_start": {"episodes": 32, "epochs": 5, "batch_segments": 8},
