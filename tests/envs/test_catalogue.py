@@ -26,7 +26,7 @@ def test_catalogue_lists_every_id_with_summary_arguments_and_policies() -> None:
 
 
 def test_unknown_kwargs_come_with_the_known_names() -> None:
-    known = ("horizon", "methods", "noise", "cost", "note_limit")
+    known = ("horizon", "methods", "noise", "cost", "note_limit", "expert_haste")
     found = unknown_kwargs("rlagents/MethodSearch-v0", {"methods": 3, "nois": 1, "x": 2})
     assert found == [("nois", known), ("x", known)]
     assert unknown_kwargs("rlagents/MethodSearch-v0", {"max_episode_steps": 3}) == []

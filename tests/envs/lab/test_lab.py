@@ -176,6 +176,7 @@ WRONG = {
         "noise": [-0.1, float("nan"), 2],
         "cost": [-1, 1.5, "x"],
         "note_limit": [-1, 1001, 2.5],
+        "expert_haste": [-0.1, 1.1],
     },
     "rlagents/Lock-v0": {
         "horizon": [0, 10_001],

@@ -167,3 +167,24 @@ def test_expert_notes_what_it_then_submits() -> None:
         observation, _, over, _, _ = env.step(said[-1])
     assert sorted(said[:8]) == [f"run {name}" for name in "abcdefgh"]
     assert said[8].split()[:2] == ["note", said[9].split()[1]] and said[9].startswith("submit ")
+
+
+def test_a_hasty_expert_submits_what_has_measured_best_so_far() -> None:
+    """Without noise; it stops after a measurement with probability one half, never before one."""
+    lengths = []
+    for seed in range(40):
+        env = make(ID, horizon=20, noise=0.0, expert_haste=0.5)
+        observation, _ = env.reset(seed=seed)
+        act = env.unwrapped.scripted["expert"](env.unwrapped, np.random.default_rng(seed))
+        best, over, turns = ("", -1.0), False, 0
+        while not over:
+            action = act(observation)
+            if action.startswith("submit"):
+                assert turns and action.split()[1] == best[0]
+            observation, _, over, _, _ = env.step(action)
+            name, *rest = observation.partition(" |")[0].split(" ")
+            if len(rest) == 3 and float(rest[0]) > best[1]:
+                best = (name, float(rest[0]))
+            turns += 1
+        lengths.append(turns)
+    assert min(lengths) == 2 and 2.5 < np.mean(lengths) < 4  # 1 + a geometric number, of mean 2
