@@ -14,4 +14,4 @@ packages = [
     for name in [root, *(f"{root}.{inner}" for inner in find_packages(folder))]
 ]
 
-setup(packages=sorted(set(packages)), package_data={"rlagents": ["py.typed"]})
+setup(packages=sorted(set(packages)), package_data={"rlagents": ["py.typed", "presets/*.yaml"]})
