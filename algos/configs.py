@@ -14,7 +14,9 @@ from typing import Literal
 from rlagents.errors import ConfigError
 
 Objective = Literal["clip", "gspo", "gspo_token", "gmpo", "cispo", "sapo", "luspo", "vespo"]
-Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum", "constant", "prompt_mean"]
+Aggregation = Literal[
+    "token_mean", "sequence_mean", "segment_mean", "sequence_sum", "constant", "prompt_mean"
+]
 
 SEQUENCE_OBJECTIVES = ("gspo", "gspo_token", "gmpo", "luspo", "vespo")
 """Objectives that read a statistic of the whole sequence."""
@@ -189,6 +191,11 @@ class CreditConfig:
     same observation (GiGPO's anchor states, arXiv 2505.10978)."""
     discount: float = 1.0
     """By which a reward counts less for each turn that it lies ahead."""
+    summaries: bool = True
+    """The policy's own summaries get gradient, like the actions that they made possible."""
+    sub_calls: bool = False
+    """So do its answers to its own calls (`context.strategy: recursive`), with the advantage of the
+    trajectory. Off: the root alone is trained."""
 
     def __post_init__(self) -> None:
         require(self.trajectory >= 0, "algo.credit.trajectory", self.trajectory, "0 or more")
@@ -451,8 +458,9 @@ class AlgoConfig:
     credit: CreditConfig = field(default_factory=CreditConfig)
     aggregation: Aggregation = "sequence_mean"
     """How token terms add up, always over the whole batch: the mean over tokens; the mean over
-    trajectories of their means or sums; the sum over `length_constant` a trajectory (Dr. GRPO); or
-    the mean over tasks of their token means."""
+    trajectories, or over segments, of their means; the mean over trajectories of their sums; the
+    sum over `length_constant` a trajectory (Dr. GRPO); or the mean over tasks of their token
+    means."""
     length_constant: int = 0
     """Tokens that `constant` divides by; 0 is `rollout.max_turns` x `policy.max_tokens`."""
     shaping: ShapingConfig = field(default_factory=ShapingConfig)

@@ -13,7 +13,7 @@ from rlagents.algos.configs import AlgoConfig, require
 from rlagents.algos.credit import combined, turn_advantages
 from rlagents.algos.shaping import Moments
 from rlagents.errors import ConfigError, nearest
-from rlagents.types import BoolArray, FloatArray, ScoredGroup, Trajectory
+from rlagents.types import BoolArray, FloatArray, ScoredGroup, Trajectory, Turn, TurnKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -22,8 +22,13 @@ class Credit:
 
     advantages: FloatArray
     """[N] one value a turn."""
-    gradient: bool
-    """Whether its tokens get gradient."""
+    trained: BoolArray
+    """[N] turns whose tokens get gradient."""
+
+    @property
+    def gradient(self) -> bool:
+        """Whether any token gets gradient."""
+        return bool(self.trained.any())
 
 
 def credits_of(
@@ -62,7 +67,7 @@ def differs_within(config: AlgoConfig, scored: ScoredGroup) -> bool:
     if not (config.credit.turn > 0 or config.advantage.rewards):
         return False
     (credits,) = credits_of(config, [scored], Moments())
-    return any(np.any(np.abs(c.advantages) > EPSILON) for c in credits if c.gradient)
+    return any(np.any(np.abs(c.advantages[c.trained]) > EPSILON) for c in credits)
 
 
 def shaped_scores(config: AlgoConfig, scored: ScoredGroup) -> FloatArray:
@@ -111,8 +116,9 @@ def _sampled(trajectory: Trajectory) -> np.ndarray:
 
 
 def _format_penalties(config: AlgoConfig, trajectory: Trajectory) -> FloatArray:
+    """[A] of the turns with the environment."""
     form = config.shaping.format
-    actions = [turn.action for turn in trajectory.turns]
+    actions = [turn.action for turn in _acted(trajectory)]
     return shaping.format_penalties(actions, form.pattern, form.penalty)
 
 
@@ -174,43 +180,81 @@ def _group_credits(
     counts_G: BoolArray,
 ) -> tuple[Credit, ...]:
     trajectories, credit = group.group.trajectories, config.credit
-    _, _, gradient = config.truncation.resolved
     turns = [np.zeros(len(t.turns), np.float32) for t in trajectories]
     if credit.turn > 0:
         anchored = credit.grouping == "anchor"
-        turns = turn_advantages(
+        of_actions = turn_advantages(
             [_turn_rewards(config, *pair) for pair in zip(trajectories, scores_G, strict=True)],
-            [[turn.observation for turn in t.turns] for t in trajectories] if anchored else None,
+            [[turn.observation for turn in _acted(t)] for t in trajectories] if anchored else None,
             counts_G,
             discount=credit.discount,
             normalise=config.advantage.scale != "none",
         )
+        turns = [_spread(*pair) for pair in zip(trajectories, of_actions, strict=True)]
     return tuple(
         Credit(
             advantages=combined(
                 float(value), turns_N, trajectory=credit.trajectory, turn=credit.turn
             ),
-            gradient=not trajectory.stop.failed and (gradient or not trajectory.stop.cut),
+            trained=_trained(config, trajectory),
         )
         for trajectory, value, turns_N in zip(trajectories, values_G, turns, strict=True)
     )
 
 
+def _acted(trajectory: Trajectory) -> list[Turn]:
+    """The turns with the environment: only they have rewards, states and a place in time."""
+    return [turn for turn in trajectory.turns if turn.kind is TurnKind.ACTION]
+
+
+def _trained(config: AlgoConfig, trajectory: Trajectory) -> BoolArray:
+    """[N] turns that get gradient."""
+    _, _, gradient = config.truncation.resolved
+    if trajectory.stop.failed or (trajectory.stop.cut and not gradient):
+        return np.zeros(len(trajectory.turns), np.bool_)
+    left_out = {
+        kind
+        for kind, wanted in (
+            (TurnKind.SUMMARY, config.credit.summaries),
+            (TurnKind.CALL, config.credit.sub_calls),
+        )
+        if not wanted
+    }
+    return np.array([turn.kind not in left_out for turn in trajectory.turns], np.bool_)
+
+
+def _spread(trajectory: Trajectory, of_actions_A: FloatArray) -> FloatArray:
+    """[N] the advantage of each turn: that of the action it is, or that it prepares.
+
+    A summary, a note or a block of code comes before the action at the same point of time, and is
+    credited with what followed from there. After the last action there is nothing to compare: 0.
+    """
+    values = np.zeros(len(trajectory.turns), np.float32)
+    following, action = np.float32(0), len(of_actions_A)
+    for number in reversed(range(len(values))):
+        if trajectory.turns[number].kind is TurnKind.ACTION:
+            action -= 1
+            following = of_actions_A[action]
+        values[number] = following
+    return values
+
+
 def _turn_rewards(config: AlgoConfig, trajectory: Trajectory, score: float) -> FloatArray:
-    """[N] rewards of the turns, whose sum is the score: what is not of a turn comes at the end.
+    """[A] rewards of the actions, whose sum is the score: what is not of a turn comes at the end.
 
     So turn credit sees a judge's score, and shaping of whole trajectories, too. Potential-based
     shaping is on top: it moves credit and adds nothing.
     """
-    rewards = np.array([turn.reward for turn in trajectory.turns], np.float32)
-    if not trajectory.turns:
+    acted = _acted(trajectory)
+    rewards = np.array([turn.reward for turn in acted], np.float32)
+    if not acted:
         return rewards
     if config.shaping.format.pattern:
         rewards = rewards + _format_penalties(config, trajectory)
     if np.isfinite(score):
         rewards[-1] += score - rewards.sum()
     if config.shaping.potential:
-        potentials = [turn.potential for turn in trajectory.turns] + [trajectory.final_potential]
+        potentials = [turn.potential for turn in acted] + [trajectory.final_potential]
         rewards = rewards + config.shaping.potential * shaping.potential_shaping(
             np.array(potentials, np.float32),
             config.credit.discount,

@@ -63,6 +63,8 @@ class GRPO:
 
     def reject(self, scored: ScoredGroup) -> str | None:
         """Why this group is not worth training on, or None."""
+        if "judge_error" in scored.parts:  # the scorer's word for: it has not answered
+            return "judge_error"
         sampling = self.config.sampling
         # A band is one of pass rates; a signal is one of what advantages are made of.
         scores = scored.scores if sampling.filter == "band" else shaped_scores(self.config, scored)

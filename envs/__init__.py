@@ -20,6 +20,7 @@ ENTRY_POINTS: dict[str, str] = {
     "rlagents/KeyRooms-v0": "rlagents.envs.lab.keyrooms:KeyRooms",
     "rlagents/MethodSearch-v0": "rlagents.envs.lab.methodsearch:MethodSearch",
     "rlagents/Lock-v0": "rlagents.envs.lab.lock:Lock",
+    "rlagents/Needle-v0": "rlagents.envs.lab.needle:Needle",
     "rlagents/Repl-v0": "rlagents.envs.coding.repl:Repl",
 }
 """Our environments. A new one is a file and a line here; conformance is automatic."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import rlagents.envs  # noqa: F401  (registers our environments)
-from rlagents.config import RunConfig
+from rlagents.config import ContextSection, RunConfig
 from rlagents.policy import models
 from rlagents.policy.chat import Chat
 from rlagents.policy.local import LocalEngine
@@ -21,11 +21,30 @@ from rlagents.policy.sampler import Sampling
 from rlagents.policy.scripted import scripted_policy
 from rlagents.policy.tiny import byte_tokenizer
 from rlagents.rollout.actors import PolicyActor, ScriptedActor
-from rlagents.rollout.context import ContextWindow, TemplateWindow, Window
+from rlagents.rollout.context import ContextWindow, Window
 from rlagents.rollout.episode import Actor, Limits, TextEnv
 from rlagents.rollout.pool import LocalPool, Pool
+from rlagents.rollout.recorded import RecordedSampler
+from rlagents.rollout.windows.compact import CompactWindow
+from rlagents.rollout.windows.memory import SittingsWindow
+from rlagents.rollout.windows.notes import NotesWindow
+from rlagents.rollout.windows.recursive import RecursiveWindow
+from rlagents.rollout.windows.template import TemplateWindow
 from rlagents.rollout.worker import Job, RolloutWorker
+from rlagents.scoring.function import FunctionScorer, find_function
+from rlagents.scoring.queue import ScoringQueue
+from rlagents.scoring.scorer import ReturnScorer
 from rlagents.types import EpisodeKey, Task
+
+WINDOWS: Mapping[str, Callable[[Chat, ContextSection, int], Window]] = {
+    "full": ContextWindow,
+    "pinned_window": ContextWindow,
+    "compact": CompactWindow,
+    "notes": NotesWindow,
+    "recursive": RecursiveWindow,
+    "reset_with_memory": SittingsWindow,
+}
+"""Context strategies: what makes the context of an episode, given the tokens of an action."""
 
 SCRIPT_SEED = 101
 """Purpose of the seed of a scripted policy (a turn's number is that of a sampled one)."""
@@ -88,10 +107,12 @@ def make_env(task: Task) -> TextEnv:
     return env
 
 
-def make_window(config: RunConfig, chat: Chat) -> Window:
-    """The context of one episode."""
-    kind = TemplateWindow if config.policy.history == "template" else ContextWindow
-    return kind(chat, config.context, config.policy.max_tokens)
+def make_window(config: RunConfig, chat: Chat, context: ContextSection | None = None) -> Window:
+    """The context of one episode, by `context.strategy`; `context` instead of the run's own."""
+    section = context or config.context
+    if config.policy.history == "template":
+        return TemplateWindow(chat, section, config.policy.max_tokens)
+    return WINDOWS[section.strategy](chat, section, config.policy.max_tokens)
 
 
 def make_worker(
@@ -141,11 +162,13 @@ def make_worker(
             rng = np.random.default_rng(seed)
             gym: Any = env
             act = scripted_policy(gym, job.scripted, rng)
-            return ScriptedActor(act, None, chat.encode_action)
+            through = job.scripted in getattr(gym.unwrapped, "windowed", ())
+            window = make_window(config, chat, job.context) if through else None
+            return ScriptedActor(act, window, chat.encode_action)
         assert engine is not None, "this worker was made for scripted policies only"
         return PolicyActor(
-            engine,
-            make_window(config, chat),
+            RecordedSampler(engine, job.recorded, chat) if job.recorded else engine,
+            make_window(config, chat, job.context),
             job.sampling,
             key=seed_key(job.key),
             conversation=str(job.key),
@@ -155,6 +178,22 @@ def make_worker(
 
     return RolloutWorker(
         sampler=engine, make_env=make_env, make_actor=make_actor, limits=limits_of(config)
+    )
+
+
+def make_queue(config: RunConfig) -> ScoringQueue:
+    """What scores trajectories, by `scoring.name`; sums of rewards need no threads.
+
+    Raises:
+        ConfigError: for a function that there is not.
+    """
+    section = config.scoring
+    function = section.function
+    return ScoringQueue(
+        ReturnScorer() if function is None else FunctionScorer(find_function(function)),
+        concurrency=0 if function is None else section.concurrency,
+        limit=section.queue,
+        timeout_s=section.timeout_s,
     )
 
 

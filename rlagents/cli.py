@@ -31,7 +31,9 @@ app.add_typer(envs, name="envs")
 
 BENCHES = {
     "bias": "rlagents.bench.bias",
+    "horizon": "rlagents.bench.horizon",
     "learner": "rlagents.bench.learner",
+    "prefix": "rlagents.bench.prefix",
     "rollout": "rlagents.bench.rollout",
     "sandbox": "rlagents.bench.sandbox",
     "sandbox-soak": "rlagents.bench.soak_sandbox",

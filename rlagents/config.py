@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rlagents.algos.chunking import Truncation
 from rlagents.algos.configs import AlgoConfig, require
 
 
@@ -108,12 +109,86 @@ class PolicySection:
         require(all(self.stop), "policy.stop", self.stop, "strings that are not empty")
 
 
+SUMMARY_PROMPT = (
+    "The window is full. Write down, in your own words, everything that you will still need; "
+    "nothing else of the past will be shown to you."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactSection:
+    """`strategy: compact`: the policy sums up its own history where the window is full."""
+
+    tokens: int = 0
+    """Sampled tokens of a summary, at most; 0 is `policy.max_tokens`."""
+    prompt: str = SUMMARY_PROMPT
+    """What the policy is told then, as a message of the user's."""
+    label: str = "Your summary of what came before:\n"
+    """Stands in front of the summary, and both in front of the observation."""
+
+    def __post_init__(self) -> None:
+        require(self.tokens >= 0, "context.compact.tokens", self.tokens, "0 or more")
+        require(bool(self.prompt), "context.compact.prompt", self.prompt, "a text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorySection:
+    """`strategy: notes` (always shown) and `reset_with_memory` (read by tool)."""
+
+    tokens: int = 256
+    """Of the notes, or of all entries of the memory; an edit beyond it is refused."""
+    edits: int = 4
+    """Edits and look-ups before each action, at most."""
+    rules: bool = False
+    """Explain the commands in front of each context, to policies that were not trained on them."""
+    sitting_turns: int = 0
+    """`reset_with_memory`: actions of a sitting, after which only the memory is left; 0 ends one
+    where the window is full."""
+
+    def __post_init__(self) -> None:
+        require(self.tokens >= 1, "context.memory.tokens", self.tokens, "1 or more")
+        require(self.edits >= 1, "context.memory.edits", self.edits, "1 or more")
+        require(
+            self.sitting_turns >= 0, "context.memory.sitting_turns", self.sitting_turns, "0 or more"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecursiveSection:
+    """`strategy: recursive`: long observations are variables of a sandboxed Python.
+
+    The policy may call itself from there (Recursive Language Models, arXiv 2512.24601).
+    """
+
+    turns: int = 30
+    """Blocks of code before each action, at most."""
+    calls: int = 50
+    """Calls of the policy to itself in an episode, at most."""
+    depth: int = 1
+    """1: a call is a plain one. 2 and more: a call of the root may have a REPL of its own."""
+    output: int = 500
+    """Characters of a block's output that the policy is shown, head and tail."""
+    sandbox: dict[str, Any] = field(default_factory=dict)
+    """Tier and limits, by the names of `SandboxConfig`."""
+
+    def __post_init__(self) -> None:
+        for name in ("turns", "depth", "output"):
+            value = getattr(self, name)
+            require(value >= 1, f"context.recursive.{name}", value, "1 or more")
+        require(self.calls >= 0, "context.recursive.calls", self.calls, "0 or more")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ContextSection:
     """How a history longer than the window becomes contexts (rollouts and SFT alike)."""
 
-    strategy: Literal["pinned_window", "full"] = "pinned_window"
-    """`full` never cuts: the episode ends when the window is full."""
+    strategy: Literal[
+        "pinned_window", "full", "compact", "notes", "recursive", "reset_with_memory"
+    ] = "pinned_window"
+    """`pinned_window`: the pinned turns, the latest turns and the new one. `full` never cuts: the
+    episode ends when the window is full. `compact`: the pinned turns and a summary by the policy.
+    `notes`: the pinned turns and a scratchpad that the policy edits. `recursive`: long observations
+    in a REPL. `reset_with_memory`: sittings, and a memory that outlasts them."""
     window: int = 512
     """Tokens of a context, and of a training segment."""
     pinned_turns: int = 1
@@ -121,6 +196,15 @@ class ContextSection:
     message. 1 pins the task card."""
     overlap: int = 0
     """Tokens of the latest whole turns that a new context repeats, at most."""
+    truncation: Truncation = "sliding"
+    """`sliding` repeats as much at every cut; `progressive` the less the later the cut: the n-th
+    repeats overlap / n."""
+    max_observation: int = 0
+    """Tokens of an observation; of a longer one head and tail are shown, with a mark between. 0
+    never clips: an observation that does not fit ends the episode."""
+    compact: CompactSection = field(default_factory=CompactSection)
+    memory: MemorySection = field(default_factory=MemorySection)
+    recursive: RecursiveSection = field(default_factory=RecursiveSection)
 
     def __post_init__(self) -> None:
         require(self.window >= 8, "context.window", self.window, "8 or more")
@@ -129,6 +213,12 @@ class ContextSection:
             0 <= self.overlap < self.window,
             "context.overlap",
             self.overlap,
+            f"between 0 and context.window ({self.window})",
+        )
+        require(
+            0 <= self.max_observation < self.window,
+            "context.max_observation",
+            self.max_observation,
             f"between 0 and context.window ({self.window})",
         )
 
@@ -159,8 +249,16 @@ class RolloutSection:
     """Tokens the engine keeps cached in each worker; 0 is concurrency x window."""
     deterministic: bool = False
     """Repeat bit for bit: batch shape, padding and prefill depend on the conversation alone."""
+    budget_turns: int = 0
+    """Partial rollouts: an iteration ends after so many turns with the environment, as soon as a
+    group is complete; unfinished trajectories pause and go on first in the next. 0: no such
+    budget; without any an iteration waits for all of its groups."""
+    budget_tokens: int = 0
+    """The same in sampled tokens."""
+    budget_seconds: float = 0.0
+    """The same in seconds of rollouts."""
     max_staleness: int = 0
-    """Weight versions by which a trained token may be old; 0 is synchronous."""
+    """Weight versions by which a turn may be old when it is sampled; 0 is synchronous."""
     gpus_per_worker: float = 0.0
     """GPUs (or a share of one) that Ray reserves for each worker's engine."""
     ray_address: str | None = None
@@ -171,6 +269,8 @@ class RolloutSection:
             require(getattr(self, name) >= 1, f"rollout.{name}", getattr(self, name), "1 or more")
         for name in ("max_seconds", "env_timeout_s", "sampler_timeout_s"):
             require(getattr(self, name) > 0, f"rollout.{name}", getattr(self, name), "above 0")
+        for name in ("budget_turns", "budget_tokens", "budget_seconds"):
+            require(getattr(self, name) >= 0, f"rollout.{name}", getattr(self, name), "0 or more")
         require(self.group_size >= 2, "rollout.group_size", self.group_size, "2 or more")
         require(self.cache_tokens >= 0, "rollout.cache_tokens", self.cache_tokens, "0 or more")
         require(
@@ -183,13 +283,95 @@ class RolloutSection:
             "0 (asynchronous rollouts are not in this version)",
         )
 
+    @property
+    def partial(self) -> bool:
+        """Whether an iteration has a budget, at whose end trajectories pause."""
+        return bool(self.budget_turns or self.budget_tokens or self.budget_seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSection:
+    """A stage of a schedule: what differs from the run's own settings while it lasts."""
+
+    iterations: int = 0
+    """Length, with `schedule.advance: iterations`; 0 in the last stage: to the end."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Changes of `env.kwargs`, such as a shorter horizon."""
+    max_turns: int | None = None
+    """Instead of `rollout.max_turns`; the following likewise."""
+    max_tokens: int | None = None
+    max_seconds: float | None = None
+    window: int | None = None
+    """Instead of `context.window`, which it may not exceed."""
+    overlap: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.iterations >= 0, "schedule.stages.iterations", self.iterations, "0 or more")
+        for name in ("max_turns", "max_tokens", "window"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"schedule.stages.{name}", value, "1 or more")
+        require(
+            self.max_seconds is None or self.max_seconds > 0,
+            "schedule.stages.max_seconds",
+            self.max_seconds,
+            "above 0",
+        )
+        require(
+            self.overlap is None or self.overlap >= 0,
+            "schedule.stages.overlap",
+            self.overlap,
+            "0 or more",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSection:
+    """Progressive RL (KLong, arXiv 2602.17547): training limits that grow in stages.
+
+    Evaluations always have the run's own limits.
+    """
+
+    stages: tuple[StageSection, ...] = ()
+    """In order; none: the run's own settings throughout."""
+    advance: Literal["iterations", "plateau"] = "iterations"
+    """`iterations`: each stage has its length. `plateau`: a stage ends when its mean training score
+    has not risen by `min_gain` for `patience` iterations."""
+    patience: int = 5
+    min_gain: float = 0.01
+    min_score: float = 0.0
+    """A score below this is no plateau, however long it lasts."""
+
+    def __post_init__(self) -> None:
+        require(self.patience >= 1, "schedule.patience", self.patience, "1 or more")
+        require(self.min_gain >= 0, "schedule.min_gain", self.min_gain, "0 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringSection:
     """How trajectories get the number they are ranked by."""
 
-    name: Literal["return"] = "return"
-    """`return`: the sum of the environment's rewards."""
+    name: Literal["return", "function"] = "return"
+    """`return`: the sum of the environment's rewards. `function`: your own."""
+    function: str | None = None
+    """`module:name` of a function (Group) -> [G] numbers, NaN where a member has none. It runs in
+    this process, in `concurrency` threads, beside the rollouts."""
+    concurrency: int = 4
+    """Groups that are scored at once."""
+    queue: int = 64
+    """While so many groups wait for their scores, no new ones are started."""
+    timeout_s: float = 300.0
+    """Of one group; without an answer it has no scores."""
+
+    def __post_init__(self) -> None:
+        require(self.concurrency >= 1, "scoring.concurrency", self.concurrency, "1 or more")
+        require(self.queue >= 1, "scoring.queue", self.queue, "1 or more")
+        require(self.timeout_s > 0, "scoring.timeout_s", self.timeout_s, "above 0")
+        require(
+            self.name != "function" or self.function is not None,
+            "scoring.function",
+            self.function,
+            "module:name with scoring.name: function",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +386,14 @@ class WarmStartSection:
     """Changes of `env.kwargs` for demonstrations, such as a shorter horizon."""
     path: str | None = None
     """A JSONL of demonstrations to read instead."""
+    long: Literal["split", "keep_head", "keep_tail"] = "split"
+    """What becomes of a demonstration longer than the window: the chunker splits it; or only the
+    first window is kept; or only the last, without what is pinned."""
+    train_overlap: bool = False
+    """Also train the actions that a context repeats from the one before: they count twice."""
+    misfits: Literal["error", "drop"] = "error"
+    """A turn that fits into no window, or whose action is longer than `policy.max_tokens`: stop, or
+    leave out the rest of its demonstration."""
     epochs: float = 1.0
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon` takes a larger `lr` (0.02) and learns to look things up in half the steps."""
@@ -260,6 +450,9 @@ class LearnerSection:
     """Rows a forward pass; the gradient does not depend on it."""
     logprob_chunk: int = 1024
     """Tokens whose logits exist at once."""
+    share_prefixes: bool = True
+    """Compute a prefix that several segments of a forward pass begin with once; the gradient is the
+    same."""
     activation_checkpointing: bool = False
     threads: int = 1
     """Torch threads of this process."""
@@ -349,11 +542,16 @@ class TelemetrySection:
     tensorboard: bool = True
     trajectories: int = 1
     """Best and worst trajectories an iteration, as text in TensorBoard."""
+    depth: bool = True
+    """Score, entropy, ratio and KL by turn and by segment."""
+    figures_every: int = 10
+    """Iterations between figures (survival against turns and tokens); 0 draws none."""
     watchdog_s: float = 60.0
     """After this long without a finished episode, say who waits for what."""
 
     def __post_init__(self) -> None:
         require(self.trajectories >= 0, "telemetry.trajectories", self.trajectories, "0 or more")
+        require(self.figures_every >= 0, "telemetry.figures_every", self.figures_every, "0 or more")
         require(self.watchdog_s > 0, "telemetry.watchdog_s", self.watchdog_s, "above 0")
 
 
@@ -367,6 +565,7 @@ class RunConfig:
     context: ContextSection = field(default_factory=ContextSection)
     rollout: RolloutSection = field(default_factory=RolloutSection)
     scoring: ScoringSection = field(default_factory=ScoringSection)
+    schedule: ScheduleSection = field(default_factory=ScheduleSection)
     algo: AlgoConfig = field(default_factory=AlgoConfig)
     faults: FaultSection = field(default_factory=FaultSection)
     warm_start: WarmStartSection = field(default_factory=WarmStartSection)

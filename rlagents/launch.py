@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from rich.console import RenderableType
 from rlagents import build, checkpoint, runs
 from rlagents.algos import history
 from rlagents.algos.grpo import GRPO
+from rlagents.algos.schedules import ScheduleState
 from rlagents.algos.state import AlgoState
 from rlagents.config import RunConfig
 from rlagents.data.tasks import TaskSource
@@ -28,17 +30,20 @@ from rlagents.policy import models
 from rlagents.policy.chat import Chat
 from rlagents.preflight import check_env
 from rlagents.reporting import write_summary
+from rlagents.rollout.groups import RolloutState
 from rlagents.rollout.lag import WeightLag
 from rlagents.rollout.ledger import Ledger
-from rlagents.rollout.stream import RolloutStream, Watch
+from rlagents.rollout.recorded import STREAM, joined
+from rlagents.rollout.splitting import Splitter
+from rlagents.rollout.stream import Budget, RolloutStream, Watch
 from rlagents.runs import RunFolder
-from rlagents.scoring.scorer import ReturnScorer
+from rlagents.stages import stage_of
 from rlagents.telemetry.progress import Display, results_table
 from rlagents.telemetry.sinks import JsonLines, JsonlSink, MultiSink, Sink, TensorBoardSink
 from rlagents.telemetry.spans import Spans
 from rlagents.train import train
-from rlagents.types import EpisodeKey, Trajectory
-from rlagents.warm_start import demonstrations_of, segments_of_demonstrations
+from rlagents.types import EpisodeKey, Segment, Trajectory, Turn
+from rlagents.warm_start import segments_of_expert, segments_of_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,19 +153,25 @@ def opened(
         watch = Watch(
             interval_s=config.telemetry.watchdog_s, report=display.print, check=interrupt.check
         )
-        scorer = ReturnScorer()
-        turns = build.sampling_of(config)
+        queue = build.make_queue(config)
+        stack.callback(queue.close)
+        spans, turns = Spans(lines), build.sampling_of(config)
         stream = RolloutStream(
             pool=pool,
             tasks=tasks,
-            scorer=scorer,
+            queue=queue,
             reject=algorithm.reject,
             sampling=turns,
+            limits=build.limits_of(config),
             recall=_recalling(journal, folder),
             ledger=ledger,
             record=journal.append,
             watch=watch,
+            spans=spans,
+            budget=_budget(config),
         )
+        stages = functools.partial(stage_of, config)
+        stream.restore(state.rollouts, stages, _unfinished(folder, state))
 
         def save(parts: Parts, state: RunState) -> None:
             _save(parts, state)
@@ -176,13 +187,13 @@ def opened(
                 lag=WeightLag(config.faults.weight_lag),
                 stream=stream,
                 tasks=tasks,
-                scorer=scorer,
+                queue=queue,
                 sampling=turns,
                 eval_sampling=build.eval_sampling_of(config),
                 journal=journal,
                 ledger=ledger,
                 sink=sink,
-                spans=Spans(lines),
+                spans=spans,
                 display=display,
                 watch=watch,
                 interrupt=interrupt,
@@ -199,21 +210,38 @@ def _warm_start(parts: Parts) -> None:
     """Supervised training of the learner's model on demonstrations."""
     config, display = parts.config, parts.display
     section = config.warm_start
-    with (
-        display.phase("demonstrations", section.episodes or None) as phase,
-        parts.spans.span("demonstrate"),
-    ):
-        demonstrations = demonstrations_of(
-            config,
-            parts.folder.demonstrations,
-            parts.pool,
-            parts.tasks,
-            parts.watch,
-            lambda trajectory: phase.advance(),
-        )
-    segments = segments_of_demonstrations(
-        demonstrations, config, parts.chat, lambda: build.make_window(config, parts.chat)
+    splitter = Splitter(
+        section,
+        parts.chat,
+        lambda: build.make_window(config, parts.chat),
+        config.policy.max_tokens,
     )
+
+    def segments() -> Iterator[Segment]:
+        with (
+            display.phase("demonstrations", section.episodes or None) as phase,
+            parts.spans.span("demonstrate"),
+        ):
+
+            def advance() -> None:
+                parts.interrupt.check()
+                phase.advance()
+
+            if section.path is not None:
+                yield from segments_of_file(section.path, parts.chat, splitter, advance)
+            else:
+                yield from segments_of_expert(
+                    config,
+                    parts.folder.demonstrations,
+                    parts.pool,
+                    parts.tasks,
+                    parts.watch,
+                    splitter,
+                    advance,
+                )
+        for line in splitter.report.lines():
+            display.print(line)
+
     with display.phase("warm start") as phase, parts.spans.span("warm_start"):
 
         def on_step(step: int, total: int, loss: float) -> None:
@@ -223,15 +251,16 @@ def _warm_start(parts: Parts) -> None:
 
         with tempfile.TemporaryDirectory(prefix="rlagents-warm-start-") as scratch:
             report = parts.learner.sft(
-                segments,
-                config=section,
-                seed=config.run.seed,
-                folder=scratch,  # the trainer wants one, and leaves nothing in it
-                on_step=on_step,
+                segments(), config=section, seed=config.run.seed, folder=scratch, on_step=on_step
             )
+    parts.folder.write_warm_start(
+        {
+            "demonstrations": dataclasses.asdict(splitter.report),
+            "training": dataclasses.asdict(report),
+        }
+    )
     display.print(
-        f"warm start: {len(demonstrations)} demonstrations, {len(segments)} segments, "
-        f"{report.trained_tokens} tokens trained in {report.steps} steps, "
+        f"warm start: {report.trained_tokens:,} tokens trained in {report.steps} steps, "
         f"loss {report.first_loss:.3f} to {report.last_loss:.3f}, {report.seconds:.0f} s"
     )
 
@@ -282,8 +311,15 @@ def _restore(
             checkpoint.unpack_state(saved.tensors["learner"], saved.state["learner"])
         )
         run = saved.state["run"]
-        algo, known = AlgoState.of(run["algo"]), history.from_plain(run["history"])
-        state = RunState(**{**run, "algo": algo, "history": known})
+        state = RunState(
+            **{
+                **run,
+                "algo": AlgoState.of(run["algo"]),
+                "history": history.from_plain(run["history"]),
+                "schedule": ScheduleState(**run["schedule"]),
+                "rollouts": RolloutState.of(run["rollouts"]),
+            }
+        )
         ledger = Ledger(saved.state["ledger"])
     except LearnerError as error:
         raise ConfigError(
@@ -308,13 +344,34 @@ def _recalling(journal: Journal, folder: RunFolder) -> Callable[[EpisodeKey], Tr
     return recall
 
 
+def _budget(config: RunConfig) -> Budget | None:
+    """When an iteration ends without waiting for all of its groups."""
+    rollout = config.rollout
+    if not rollout.partial:
+        return None
+    return Budget(
+        turns=rollout.budget_turns, tokens=rollout.budget_tokens, seconds=rollout.budget_seconds
+    )
+
+
+def _unfinished(folder: RunFolder, state: RunState) -> dict[EpisodeKey, tuple[Turn, ...]]:
+    """What the journal has of the trajectories that were paused when the run was saved."""
+    if not state.rollouts.open:
+        return {}
+    reader = JournalReader(folder.journal)
+    keys = [key for key in reader.keys() if key.stream.startswith(STREAM)]  # noqa: SIM118
+    records = (reader.get(key) for key in keys)
+    return joined(record.trajectory for record in records if record is not None)
+
+
 def _kept(state: RunState) -> Callable[[EpisodeKey], bool]:
     """Which journal records a run in this state still owns; the rest is played again."""
     finished = {(f"eval/{e['stage']}/{e['mode']}", int(e["step"])) for e in state.evals}
+    trained = state.rollouts.keeps()
 
     def keep(key: EpisodeKey) -> bool:
-        if key.stream == "train":
-            return key.iteration < state.iteration
+        if key.stream == "train" or key.stream.startswith(STREAM):
+            return trained(key)
         return (key.stream, key.iteration) in finished
 
     return keep

@@ -13,8 +13,8 @@ from rlagents.parts import Parts, RunState
 from rlagents.types import Batch, ScoredGroup
 
 
-def plan_of(config: RunConfig, state: RunState) -> Plan:
-    """Which tasks the next iteration attempts, and how often."""
+def plan_of(config: RunConfig, state: RunState, block: int) -> Plan:
+    """Which tasks a block attempts, and how often; without a budget, that of an iteration."""
     return plan_tasks(
         config.algo.sampling,
         state.history,
@@ -22,7 +22,7 @@ def plan_of(config: RunConfig, state: RunState) -> Plan:
         groups=config.rollout.groups,
         group_size=config.rollout.group_size,
         seed=config.run.seed,
-        iteration=state.iteration,
+        iteration=block,
     )
 
 

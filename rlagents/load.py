@@ -20,7 +20,7 @@ from rlagents import preset, yaml_text
 from rlagents.config import RunConfig
 from rlagents.errors import ConfigError, nearest
 from rlagents.rules import FILE, OVERRIDE, check, moot
-from rlagents.schema import INTERPOLATION, checked, known_keys, nearest_key, shown
+from rlagents.schema import INTERPOLATION, checked, known_keys, nearest_key, shown, with_sections
 
 _KEY = re.compile(r"[^\W\d]\w*(?:\.[\w/-]+)*")
 _REFERENCE = re.compile(r"[^\W\d]\w*(?:\.\w+)+")
@@ -82,7 +82,7 @@ def _build(file: dict[str, Any], overrides: dict[str, Any], *, training: bool) -
         key = getattr(error, "full_key", None) or "configuration"
         raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
     assert isinstance(config, RunConfig)
-    return check(config, given, training=training)
+    return check(with_sections(config), given, training=training)
 
 
 def _read(path: str) -> str:

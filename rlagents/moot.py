@@ -23,6 +23,10 @@ def reads_sequences(algo: AlgoConfig) -> bool:
     )
 
 
+REPEATING = ("pinned_window", "compact", "notes", "recursive")
+"""Strategies whose fresh contexts begin with turns of earlier ones."""
+
+
 @dataclass(frozen=True, slots=True)
 class Only:
     """Settings that count only while something else is so."""
@@ -51,9 +55,39 @@ TABLE = (
     ),
     Only(
         ("context.pinned_turns", "context.overlap"),
-        lambda c: c.context.strategy == "pinned_window",
+        lambda c: c.context.strategy in REPEATING,
         ("context.strategy",),
-        "context.strategy: pinned_window",
+        f"context.strategy: {' or '.join(REPEATING)}",
+    ),
+    Only(
+        ("context.truncation",),
+        lambda c: c.context.overlap > 0 or any(s.overlap for s in c.schedule.stages),
+        ("context.overlap", "context.strategy", "schedule.stages"),
+        "context.overlap above 0",
+    ),
+    Only(
+        ("context.compact",),
+        lambda c: c.context.strategy == "compact",
+        ("context.strategy",),
+        "context.strategy: compact",
+    ),
+    Only(
+        ("context.memory",),
+        lambda c: c.context.strategy in ("notes", "reset_with_memory"),
+        ("context.strategy",),
+        "context.strategy: notes or reset_with_memory",
+    ),
+    Only(
+        ("context.memory.sitting_turns",),
+        lambda c: c.context.strategy == "reset_with_memory",
+        ("context.strategy",),
+        "context.strategy: reset_with_memory",
+    ),
+    Only(
+        ("context.recursive",),
+        lambda c: c.context.strategy == "recursive",
+        ("context.strategy",),
+        "context.strategy: recursive",
     ),
     Only(
         ("rollout.workers",),
@@ -66,6 +100,24 @@ TABLE = (
         lambda c: c.rollout.executor == "ray",
         ("rollout.executor",),
         "rollout.executor: ray",
+    ),
+    Only(
+        ("schedule.advance",),
+        lambda c: len(c.schedule.stages) > 1,
+        ("schedule.stages",),
+        "two schedule.stages or more",
+    ),
+    Only(
+        ("schedule.patience", "schedule.min_gain", "schedule.min_score"),
+        lambda c: c.schedule.advance == "plateau" and len(c.schedule.stages) > 1,
+        ("schedule.advance", "schedule.stages"),
+        "schedule.advance: plateau",
+    ),
+    Only(
+        ("scoring.function", "scoring.concurrency", "scoring.queue", "scoring.timeout_s"),
+        lambda c: c.scoring.name == "function",
+        ("scoring.name",),
+        "scoring.name: function",
     ),
     Only(
         ("warm_start.expert", "warm_start.env_kwargs"),

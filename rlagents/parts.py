@@ -8,6 +8,7 @@ from typing import Any
 
 from rlagents.algos.grpo import GRPO
 from rlagents.algos.history import History
+from rlagents.algos.schedules import ScheduleState
 from rlagents.algos.state import AlgoState
 from rlagents.config import RunConfig
 from rlagents.data.tasks import TaskSource
@@ -16,12 +17,13 @@ from rlagents.journal import Journal
 from rlagents.learner.group import LearnerGroup
 from rlagents.policy.chat import Chat
 from rlagents.policy.sampler import Sampling
+from rlagents.rollout.groups import RolloutState
 from rlagents.rollout.lag import WeightLag
 from rlagents.rollout.ledger import Ledger
 from rlagents.rollout.pool import Pool
 from rlagents.rollout.stream import RolloutStream, Watch
 from rlagents.runs import RunFolder
-from rlagents.scoring.scorer import Scorer
+from rlagents.scoring.queue import ScoringQueue
 from rlagents.telemetry.progress import Display
 from rlagents.telemetry.sinks import Sink
 from rlagents.telemetry.spans import Spans
@@ -45,6 +47,10 @@ class RunState:
     algo: AlgoState = field(default_factory=AlgoState)
     history: History = field(default_factory=dict)
     """What is known of each training task, where tasks come back."""
+    schedule: ScheduleState = field(default_factory=ScheduleState)
+    """The stage of `schedule.stages`."""
+    rollouts: RolloutState = field(default_factory=RolloutState)
+    """Groups that were started, and what is unfinished."""
     finished: bool = False
     """The last evaluation is in `evals`, and all is saved."""
 
@@ -61,7 +67,8 @@ class Parts:
     lag: WeightLag
     stream: RolloutStream
     tasks: TaskSource
-    scorer: Scorer
+    queue: ScoringQueue
+    """Scores groups and held-out trajectories."""
     sampling: Sampling
     """Of training turns."""
     eval_sampling: Sampling

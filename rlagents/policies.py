@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from rlagents.preview import report
 from rlagents.rollout.stream import Watch
 from rlagents.rollout.worker import Job
 from rlagents.runs import RunFolder
-from rlagents.scoring.scorer import ReturnScorer
+from rlagents.stages import stage_of
 from rlagents.telemetry.progress import Display, score_cells
 from rlagents.types import EpisodeKey, Trajectory, Turn
 from rlagents.visible import escape
@@ -93,7 +95,11 @@ def score(config: RunConfig, origin: str | None) -> list[Evaluation]:
         def note(trajectory: Trajectory, score: float) -> None:
             if trajectory.stop.failed:
                 failures.append(cause_of(trajectory))
+            elif not math.isfinite(score):
+                error = queue.last_error
+                failures.append(f"{error.boundary}: {error.message}" if error else "no score")
 
+        queue = build.make_queue(config)
         try:
             for mode in modes:
                 with display.phase(f"evaluation ({mode})", config.eval.episodes) as phase:
@@ -101,7 +107,7 @@ def score(config: RunConfig, origin: str | None) -> list[Evaluation]:
                         evaluate(
                             pool,
                             TaskSource(config.env, config.run.seed),
-                            ReturnScorer(),
+                            queue,
                             build.eval_sampling_of(config),
                             watch,
                             stage=origin or config.policy.model,
@@ -114,6 +120,7 @@ def score(config: RunConfig, origin: str | None) -> list[Evaluation]:
                         )
                     )
         finally:
+            queue.close()
             pool.close()
         if not any(result.episodes for result in results):
             raise RlagentsError(f"every episode failed; the first with: {failures[0]}")
@@ -165,14 +172,14 @@ def preview(config: RunConfig) -> None:
         launch.opened(config, folder, None, display, interrupt) as (parts, state),
     ):
         parts.pool.load(parts.learner.weights(), 0)
-        plan = plan_of(config, state)
-        with display.phase("one batch of rollouts", plan.attempts) as phase:
+        with display.phase("one batch of rollouts") as phase:
 
             def advance(trajectory: Trajectory) -> None:
                 phase.expect(parts.ledger.started)
                 phase.advance()
 
-            collected = parts.stream.collect(0, plan, advance)
+            plans = functools.partial(plan_of, config, state)
+            collected = parts.stream.collect(0, plans, stage_of(config, 0), advance)
         lines = report(
             config,
             collected,

@@ -1,4 +1,4 @@
-"""Checks of a configuration that need the environment itself. Torch-free, so they come first."""
+"""Checks of a configuration that need the code it names. Torch-free, so they come first."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from gymnasium import spaces
 from rlagents.config import RunConfig
 from rlagents.envs import find_spec, unknown_kwargs
 from rlagents.errors import ConfigError, EnvironmentFailure, boundary, nearest
+from rlagents.scoring.function import find_function
 
 _NOT_TEXT = (
     spaces.Box,
@@ -26,11 +27,16 @@ _NOT_TEXT = (
 def check_env(config: RunConfig) -> None:
     """Make the environment once, for evaluation and for demonstrations, and close it again.
 
+    A scorer of the user's own is imported.
+
     Raises:
         ConfigError: the id is unknown, an argument is unknown or refused, the environment speaks
-            something else than text, or `warm_start.expert` is not a scripted policy of it.
+            something else than text, `warm_start.expert` is not a scripted policy of it, or there
+            is no such `scoring.function`.
         EnvironmentFailure: making it fails for another reason.
     """
+    if config.scoring.function is not None:
+        find_function(config.scoring.function)
     find_spec(config.env.id)
     warm = config.warm_start
     arguments = [("env.kwargs", config.env.kwargs)]

@@ -13,7 +13,15 @@ from rlagents.config import RunConfig
 from rlagents.learning import batches_of
 from rlagents.policy.chat import Chat
 from rlagents.rollout.stream import Collected
-from rlagents.types import Batch, EpisodeKey, FloatArray, IntArray, ScoredGroup, Trajectory
+from rlagents.types import (
+    Batch,
+    BoolArray,
+    EpisodeKey,
+    FloatArray,
+    IntArray,
+    ScoredGroup,
+    Trajectory,
+)
 from rlagents.visible import escape
 
 TRAINED, PINNED, CONTEXT = "bold green", "cyan", "dim"
@@ -66,7 +74,7 @@ def report(
                 f"weight of a token {_span(weights[trajectory.key])}",
                 style="bold",
             )
-            for part in _segments(trajectory, config, chat, credit.gradient, colour):
+            for part in _segments(trajectory, config, chat, credit.trained, colour):
                 shown += 1
                 yield part
     if skipped:
@@ -103,7 +111,7 @@ def _weights(
             for group, several in zip(groups[part::updates], credits[part::updates], strict=True)
             for trajectory, credit in zip(group.group.trajectories, several, strict=True)
         ]
-        trains = any(credit.gradient and trajectory.turns for trajectory, credit in members)
+        trains = any(credit.gradient for _, credit in members)
         batch = next(left) if trains else None
         for label, (trajectory, _) in enumerate(members):
             mine = batch.loss_weights[batch.sequence_labels == label] if batch else np.zeros(0)
@@ -128,7 +136,7 @@ def _segments(
     trajectory: Trajectory,
     config: RunConfig,
     chat: Chat,
-    gradient: bool,
+    trained: BoolArray,
     colour: bool,
 ) -> Iterator[Text]:
     """Each context of a trajectory as text, every token shown as what it is in training."""
@@ -138,11 +146,12 @@ def _segments(
 
     pinned = _pinned(trajectory, config, chat)
     for context in sorted({turn.context for turn in trajectory.turns}):
-        turns = [turn for turn in trajectory.turns if turn.context == context]
-        size = sum(len(t.observation_ids) + len(t.action_ids) for t in turns)
-        trained = sum(len(t.action_ids) for t in turns) if gradient else 0
-        text = Text(f"  segment {context}: {size} tokens, {trained} trained\n    ", style="bold")
-        for index, turn in enumerate(turns):
+        numbered = zip(trajectory.turns, trained, strict=True)
+        turns = [(turn, gets) for turn, gets in numbered if turn.context == context]
+        size = sum(len(t.observation_ids) + len(t.action_ids) for t, _ in turns)
+        count = sum(len(t.action_ids) for t, gets in turns if gets)
+        text = Text(f"  segment {context}: {size} tokens, {count} trained\n    ", style="bold")
+        for index, (turn, gradient) in enumerate(turns):
             ids = turn.observation_ids
             repeated = _common(ids, pinned) if context and index == 0 else 0
             if repeated:

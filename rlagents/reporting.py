@@ -7,16 +7,32 @@ from collections.abc import Mapping, Sequence, Set
 import numpy as np
 
 from rlagents.algos.crediting import Credit
-from rlagents.figures import best_and_worst, rollout_metrics, words
+from rlagents.config import RunConfig
+from rlagents.errors import ConfigError
+from rlagents.figures import (
+    best_and_worst,
+    depth_of_rollouts,
+    dropped_by_context,
+    rollout_metrics,
+    survivals,
+    words,
+)
 from rlagents.parts import Parts, RunState
 from rlagents.rollout.stream import Collected
+from rlagents.telemetry.curves import metric_lines
+from rlagents.telemetry.figures import contexts_figure, survival_figure, turns_figure
 from rlagents.telemetry.show import trajectory_text
 from rlagents.types import EpisodeKey, ScoredGroup
+from rlagents.visible import escape
 
 
-def write_summary(parts: Parts, state: RunState, running: int = 0) -> None:
-    """`summary.json`, checked first: the ledger must add up, with `running` in flight."""
-    parts.ledger.check(running)
+def write_summary(parts: Parts, state: RunState, running: int | None = None) -> None:
+    """`summary.json`, checked first: the ledger must add up.
+
+    Args:
+        running: trajectories in flight; None are those of groups that are open.
+    """
+    parts.ledger.check(parts.stream.unsettled if running is None else running)
     parts.folder.write_summary(
         {
             "ledger": parts.ledger.as_dict(),
@@ -43,7 +59,7 @@ def settle(parts: Parts, collected: Collected, credits: Sequence[Sequence[Credit
         _settle_group(parts, scored, reasons, collected.replayed)
     for scored, reason in collected.dropped:
         _settle_group(parts, scored, [reason] * len(scored.scores), collected.replayed)
-    parts.ledger.check(running=0)
+    parts.ledger.check(running=parts.stream.unsettled)
 
 
 def _settle_group(
@@ -92,13 +108,24 @@ def log(
         sampled = sum(t.sampled_tokens for t in collected.trajectories)
         metrics["rollout/tokens_per_s"] = sampled / seconds
     metrics |= figures[-1] if figures else {}
+    if parts.config.scoring.function is not None:
+        metrics |= parts.queue.take_figures()
+    if parts.config.schedule.stages:
+        metrics["train/stage"] = float(state.schedule.stage)
     metrics["train/iteration"] = float(state.iteration)
     metrics["train/tokens_sampled"] = float(state.tokens_sampled)
+    telemetry = parts.config.telemetry
+    if telemetry.depth:
+        metrics |= depth_of_rollouts(collected)
     if figures:  # without a step there is no new place on the axis
         parts.sink.log(last, metrics)
-        shown = best_and_worst(collected.sampled, parts.config.telemetry.trajectories)
-        for tag, score, trajectory in shown:
+        for tag, score, trajectory in best_and_worst(collected.sampled, telemetry.trajectories):
             parts.sink.text(last, tag, trajectory_text(trajectory, score))
+        if telemetry.tensorboard and _drawn(parts.config, state):
+            _draw(parts, collected)
+    if metrics.get("score/failed") and (error := parts.queue.last_error) is not None:
+        count = f"{metrics['score/failed']:.0f} groups without scores"
+        parts.display.print(f"{count}, the last with: {escape(error.message)}")
     state.idle_iterations += not figures
     parts.display.print(
         f"iteration {state.iteration}/{parts.config.train.iterations}: "
@@ -111,3 +138,37 @@ def log(
             "  a group trains when its scores differ: easier tasks, a larger rollout.group_size "
             "or a warm start make that more likely"
         )
+
+
+def ended(config: RunConfig, state: RunState) -> bool:
+    """Whether reinforcement learning is over: its iterations done, or its tokens spent."""
+    spent = 0 < config.train.max_tokens <= state.tokens_sampled
+    return spent or state.iteration >= config.train.iterations
+
+
+def _drawn(config: RunConfig, state: RunState) -> bool:
+    """Whether this iteration gets figures."""
+    every = config.telemetry.figures_every
+    return bool(every) and (state.iteration % every == 0 or ended(config, state))
+
+
+def _draw(parts: Parts, collected: Collected) -> None:
+    """Figures of depth, where there is matplotlib."""
+    step = parts.learner.steps
+    by_turn, by_token = survivals(collected)
+    episodes = collected.trajectories
+    title = (
+        f"{len(episodes)} episodes, {sum(t.stop.cut for t in episodes)} cut by a limit; "
+        f"success is a score of {collected.plan.success:g} or more"
+    )
+    contexts, dropped = [t.contexts for t in episodes if t.turns], dropped_by_context(episodes)
+    try:
+        panels = {"turns": by_turn, "sampled tokens": by_token}
+        parts.sink.image(step, "depth/survival", survival_figure(panels, title))
+        by_depth = turns_figure(metric_lines(parts.folder.path / "metrics.jsonl"))
+        if by_depth is not None:
+            parts.sink.image(step, "depth/by_turn", by_depth)
+        if max(contexts, default=0) > 1:
+            parts.sink.image(step, "depth/contexts", contexts_figure(contexts, dropped))
+    except ConfigError as error:  # without matplotlib
+        parts.display.print(f"  no figures in TensorBoard: {error}")

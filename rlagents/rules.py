@@ -16,6 +16,7 @@ from rlagents.algos.configs import require
 from rlagents.config import RunConfig
 from rlagents.errors import ConfigError
 from rlagents.moot import TABLE, Only
+from rlagents.stages import check_stages
 
 FILE, OVERRIDE = 1, 2
 """Where a setting was given. A default is 0."""
@@ -44,6 +45,7 @@ def check(
             config = _reset(config, rule.keys)
             switched |= dict.fromkeys(rule.keys, level)
     _check_sizes(config)
+    check_stages(config, moot(config))
     if training:
         _check_training(config)
     return config
@@ -87,7 +89,34 @@ def _check_sizes(config: RunConfig) -> None:
         config.policy.max_tokens,
         f"less than context.window ({window})",
     )
+    context = config.context
+    require(
+        config.policy.history == "keep" or context.strategy in ("pinned_window", "full"),
+        "policy.history",
+        config.policy.history,
+        f"keep with context.strategy: {context.strategy}",
+    )
     room = window - config.policy.max_tokens
+    require(
+        context.strategy != "compact" or context.compact.tokens < room,
+        "context.compact.tokens",
+        context.compact.tokens,
+        f"less than context.window - policy.max_tokens ({room})",
+    )
+    require(
+        context.strategy != "notes" or context.memory.tokens < room,
+        "context.memory.tokens",
+        context.memory.tokens,
+        f"less than context.window - policy.max_tokens ({room}): the notes are always shown",
+    )
+    shown = context.max_observation or window // 4
+    require(
+        context.strategy != "recursive" or shown + 2 * config.policy.max_tokens < window,
+        "context.window",
+        window,
+        f"more than what is shown of an observation ({shown} tokens) and two answers of "
+        f"policy.max_tokens ({config.policy.max_tokens}) with context.strategy: recursive",
+    )
     require(
         config.context.overlap < room,
         "context.overlap",

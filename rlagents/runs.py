@@ -50,11 +50,23 @@ class RunFolder:
     def demonstrations(self) -> Path:
         return self.path / "demonstrations.jsonl"
 
+    @property
+    def warm_start(self) -> Path:
+        return self.path / "warm_start.json"
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Replace `summary.json` in one move, so that a reader never sees half of it."""
-        draft = self.summary.with_suffix(".tmp")
-        draft.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(draft, self.summary)
+        _write(self.summary, summary)
+
+    def write_warm_start(self, report: Mapping[str, Any]) -> None:
+        """What became of the demonstrations: `warm_start.json`."""
+        _write(self.warm_start, report)
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(draft, path)
 
 
 def create(section: RunSection, resolved: str) -> RunFolder:

@@ -74,6 +74,39 @@ def checked(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return checker.section(values, _schema(RunConfig), ""), checker.given
 
 
+def section_of(hint: Any) -> type | None:
+    """The dataclass of a `tuple[ThatSection, ...]`; None for any other type."""
+    part = (get_args(hint) or (None,))[0] if get_origin(hint) is tuple else None
+    return part if isinstance(part, type) and dataclasses.is_dataclass(part) else None
+
+
+def with_sections(section: Any, prefix: str = "") -> Any:
+    """A configuration of which lists of sections hold mappings, with sections in their place.
+
+    OmegaConf does not look into a tuple but for interpolations, so their results are checked here.
+
+    Raises:
+        ConfigError: one line with the full key, `section.list[1].name`.
+    """
+    changes: dict[str, Any] = {}
+    for name, hint in get_type_hints(type(section)).items():
+        value, key, part = getattr(section, name), prefix + name, section_of(hint)
+        if part is not None:
+            changes[name] = tuple(_made(part, v, f"{key}[{i}]") for i, v in enumerate(value))
+        elif dataclasses.is_dataclass(value):
+            changes[name] = with_sections(value, key + ".")
+    return dataclasses.replace(section, **changes) if changes else section
+
+
+def _made(cls: type, values: Any, key: str) -> Any:
+    fields = _Checker(()).item(cls, values, key)
+    try:
+        return cls(**fields)
+    except ConfigError as error:  # a section does not know its place in a list
+        stem = key.rpartition("[")[0]
+        raise ConfigError(str(error).replace(f"{stem}.", f"{key}.", 1)) from None
+
+
 class _Checker:
     def __init__(self, known: Sequence[str]) -> None:
         self._known = known
@@ -92,7 +125,19 @@ class _Checker:
         if isinstance(schema[name], dict):
             return self.section(value, schema[name], key + ".")
         self.given.append(key)
-        return _leaf(value, schema[name], key)
+        part = section_of(schema[name])
+        if part is None:
+            return _leaf(value, schema[name], key)
+        example = f"a list of sections such as [{{{next(iter(_schema(part)))}: ...}}, {{}}]"
+        if not isinstance(value, list):
+            raise _mismatch(key, example, value)
+        return [self.item(part, v, f"{key}[{i}]") for i, v in enumerate(value)]
+
+    def item(self, cls: type, value: Any, key: str) -> dict[str, Any]:
+        """One section of a list of them."""
+        schema = _schema(cls)
+        inner = _Checker((*self._known, *_keys(schema, key + ".")))
+        return inner.section(value, schema, key + ".")
 
     def _unknown(self, value: Any, prefix: str, key: str) -> ConfigError:
         while isinstance(value, dict) and value:  # `rolout: {groups: 3}` means rolout.groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from typing import Any, Self
@@ -9,7 +10,6 @@ from typing import Any, Self
 import numpy as np
 
 from rlagents.algos.history import learn as remember
-from rlagents.algos.sampling import Plan
 from rlagents.config import RunConfig
 from rlagents.evaluate import Mode, evaluate
 from rlagents.learner.step import REFERENCE
@@ -17,6 +17,8 @@ from rlagents.learning import batches_of, learn, plan_of
 from rlagents.parts import Parts, RunState
 from rlagents.reporting import log, settle, write_summary
 from rlagents.rollout.stream import Collected
+from rlagents.stages import Stage, advanced, stage_of
+from rlagents.stages import words as words_of_stage
 from rlagents.telemetry.progress import stage_words
 from rlagents.types import Trajectory
 
@@ -35,6 +37,8 @@ def train(parts: Parts, state: RunState) -> RunState:
         if not state.warm:
             _start(parts, state, clock)
         _publish(parts)
+        if config.schedule.stages:
+            parts.display.print(words_of_stage(stage_of(config, state.schedule.stage), config))
         while True:
             # At the head, so that a run that was stopped in an evaluation makes up for it.
             ended, every = _ended(config, state), config.eval.every
@@ -45,11 +49,11 @@ def train(parts: Parts, state: RunState) -> RunState:
             iterate(parts, state)
             clock.stamp()
             if config.checkpoint.every and state.iteration % config.checkpoint.every == 0:
-                parts.save(parts, state)
+                _save(parts, state)
             write_summary(parts, state)
         state.finished = True
         clock.stamp()
-        parts.save(parts, state)
+        _save(parts, state)
         write_summary(parts, state)
     return state
 
@@ -58,9 +62,9 @@ def iterate(parts: Parts, state: RunState) -> None:
     """One iteration: rollouts, advantages, optimizer steps, new weights to the workers."""
     config, spans = parts.config, parts.spans
     title = f"iteration {state.iteration + 1}/{config.train.iterations}"
-    plan = plan_of(config, state)
+    stage = stage_of(config, state.schedule.stage)
     parts.lag.publish(parts.pool, parts.learner)
-    collected = _collect(parts, state, plan, title)
+    collected = _collect(parts, state, stage, title)
     with spans.span("score", iteration=state.iteration):
         credits = parts.algorithm.advantages(collected.kept, state.algo)
     batches = batches_of(config, collected.kept, credits, parts.pad_id)
@@ -77,27 +81,57 @@ def iterate(parts: Parts, state: RunState) -> None:
     # What an interrupted iteration would have taught is learned when it is repeated.
     state.algo = parts.algorithm.after_groups(state.algo, collected.sampled)
     state.history = remember(
-        state.history, collected.outcomes, config.algo.sampling, state.iteration
+        state.history, collected.outcomes(stage.number), config.algo.sampling, collected.block
     )
+    state.rollouts = parts.stream.state
     state.iteration += 1
-    state.env_turns += sum(len(t.turns) for t in collected.trajectories)
+    state.env_turns += sum(t.actions for t in collected.trajectories)
     state.tokens_sampled += sum(t.sampled_tokens for t in collected.trajectories)
     log(parts, state, collected, figures)
+    _advance(parts, state, stage, collected)
 
 
-def _collect(parts: Parts, state: RunState, plan: Plan, title: str) -> Collected:
+def _collect(parts: Parts, state: RunState, stage: Stage, title: str) -> Collected:
     """Roll out the iteration's groups."""
-    before = parts.ledger.started
+    config, stream = parts.config, parts.stream
+    rollout, before = config.rollout, parts.ledger.started
+    total = None if rollout.partial else rollout.groups * rollout.group_size
     with (
-        parts.display.phase(f"{title} rollouts", plan.attempts) as phase,
+        parts.display.phase(f"{title} rollouts", total) as phase,
         parts.spans.span("rollout", iteration=state.iteration),
     ):
 
         def advance(trajectory: Trajectory) -> None:
-            phase.expect(parts.ledger.started - before)  # dropped groups start others
+            if not rollout.partial:
+                phase.expect(parts.ledger.started - before)  # dropped groups start others
             phase.advance()
 
-        return parts.stream.collect(state.iteration, plan, advance)
+        plans = functools.partial(plan_of, config, state)
+        return stream.collect(state.iteration, plans, stage, advance)
+
+
+def _advance(parts: Parts, state: RunState, stage: Stage, collected: Collected) -> None:
+    """On to the next stage of the schedule, where this one has ended."""
+    config = parts.config
+    groups = collected.of_stage(stage.number)
+    scores = np.concatenate([np.zeros(0), *(group.scores for group in groups)])
+    scores = scores[np.isfinite(scores)]
+    score = float(scores.mean()) if len(scores) else None
+    state.schedule = advanced(config, state.schedule, score)
+    following = stage_of(config, state.schedule.stage)
+    if following.number != stage.number:
+        parts.display.print(words_of_stage(following, config))
+        if following.env_kwargs != stage.env_kwargs:
+            state.history = {}  # tasks are others now
+
+
+def _save(parts: Parts, state: RunState) -> None:
+    """A checkpoint between two iterations; what is paused goes to the journal before it."""
+    if parts.config.rollout.partial:
+        for part in parts.stream.snapshot():
+            parts.journal.append(part)
+        state.rollouts = parts.stream.state
+    parts.save(parts, state)
 
 
 def assess(parts: Parts, state: RunState, stage: str) -> None:
@@ -123,7 +157,7 @@ def assess(parts: Parts, state: RunState, stage: str) -> None:
             result = evaluate(
                 parts.pool,
                 parts.tasks,
-                parts.scorer,
+                parts.queue,
                 parts.eval_sampling,
                 parts.watch,
                 stage=stage,

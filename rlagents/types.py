@@ -46,6 +46,8 @@ class StopReason(StrEnum):
     """The sampler failed or did not answer within `rollout.sampler_timeout_s`."""
     WORKER_LOST = "worker_lost"
     """The process that ran the episode died."""
+    PAUSED = "paused"
+    """It has not ended: a snapshot of a trajectory that goes on in a later iteration."""
 
     @property
     def failed(self) -> bool:
@@ -75,6 +77,21 @@ _CUT = frozenset(
         StopReason.CONTEXT_LIMIT,
     }
 )
+
+
+class TurnKind(StrEnum):
+    """What an action was for. Only `ACTION` reaches the environment."""
+
+    ACTION = "action"
+    """It went to the environment."""
+    SUMMARY = "summary"
+    """The policy's own summary of a context that was full."""
+    MEMORY = "memory"
+    """An edit of notes or memory, or a look at them, answered by the context window."""
+    CODE = "code"
+    """A block of code, run in a REPL beside the environment."""
+    CALL = "call"
+    """The answer to a call that the policy made to itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +166,10 @@ class Turn:
     """The environment's `info["potential"]` of the state that the action was chosen in."""
     context: int = 0
     """The context this turn extends. Contexts may interleave."""
+    kind: TurnKind = TurnKind.ACTION
+    """Other than `ACTION`: no reward; `observation` is then what the window told the policy."""
+    dropped_tokens: int = 0
+    """Tokens of the history so far that this turn's fresh context leaves out."""
     temperature: float = 1.0
     weights_version: int = 0
     sampled_s: float = 0.0
@@ -189,6 +210,11 @@ class Trajectory:
     @property
     def sampled_tokens(self) -> int:
         return sum(len(turn.action_ids) for turn in self.turns)
+
+    @property
+    def actions(self) -> int:
+        """Turns with the environment."""
+        return sum(turn.kind is TurnKind.ACTION for turn in self.turns)
 
     @property
     def contexts(self) -> int:
@@ -237,6 +263,8 @@ class Segment:
     """[T] zero where not sampled."""
     temperatures: FloatArray
     """[T] sampling temperature, 1 where not sampled."""
+    turns: IntArray
+    """[T] which turn of the trajectory sampled the token; -1 where none did."""
     label: int
     """Opaque number of the trajectory, unique in the batch."""
     source: tuple[EpisodeKey, int]
@@ -249,6 +277,7 @@ class Segment:
             self.behaviour_logprobs,
             self.advantages,
             self.temperatures,
+            self.turns,
         )
         _freeze(*arrays)
         if any(a.shape != self.token_ids.shape or a.ndim != 1 for a in arrays):
@@ -276,6 +305,10 @@ class Batch:
     """[B, T] 0, 1, 2, ... inside a row, in order; -1 is padding, at the end of a row."""
     sequence_labels: IntArray
     """[B, T] the segment's opaque trajectory label; -1 is padding."""
+    turns: IntArray
+    """[B, T] which turn of its trajectory sampled the token; -1 where none did."""
+    contexts: IntArray
+    """[B, T] which context of its trajectory the segment is; -1 is padding."""
     temperatures: FloatArray
     """[B, T]"""
     behaviour_logprobs: FloatArray

@@ -1,119 +1,111 @@
-"""Demonstrations: made by the environment's expert, written, read back, cut, trained on."""
+"""Demonstrations, made by the environment's expert or read from a file, as segments to train on.
+
+    expert --pool--> episodes --+--> demonstrations.jsonl in the run folder
+                                +--> Splitter --> segments --> learner
+    warm_start.path --read---------> Splitter
+
+Everything streams: no stage holds all demonstrations.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-
-from rlagents.algos.configs import require
 from rlagents.config import RunConfig
-from rlagents.data.demonstrations import Demonstration, read, write
-from rlagents.data.segments import segments_of
+from rlagents.data.demonstrations import Demonstration, read, writer
 from rlagents.data.tasks import TaskSource
 from rlagents.errors import ConfigError, boundary
 from rlagents.policy.chat import Chat
 from rlagents.policy.sampler import Sampling
-from rlagents.rollout.context import Window
 from rlagents.rollout.pool import Pool
-from rlagents.rollout.replay import replay
+from rlagents.rollout.splitting import STREAM, Splitter
 from rlagents.rollout.stream import Watch, run_all
 from rlagents.rollout.worker import Job
-from rlagents.types import EpisodeKey, Segment, StopReason, Trajectory
+from rlagents.types import EpisodeKey, Segment, Trajectory, TurnKind
 
 
 def demonstrate(
-    config: RunConfig,
-    pool: Pool,
-    tasks: TaskSource,
-    watch: Watch,
-    advance: Callable[[Trajectory], None],
-) -> list[Demonstration]:
-    """Let the environment's expert play `warm_start.episodes` training tasks.
+    config: RunConfig, pool: Pool, tasks: TaskSource, watch: Watch
+) -> Iterator[Trajectory]:
+    """Let the environment's expert play `warm_start.episodes` training tasks; in their order.
 
     Raises:
-        ConfigError: when an episode of the expert fails or shows nothing to imitate: its
-            environment or script is broken.
+        ConfigError: when an episode of the expert fails: its environment or script is broken.
     """
     section = config.warm_start
-    jobs = [
+    jobs = (
         Job(
-            key=EpisodeKey(stream="demonstrations", iteration=0, group=i, member=0),
+            key=EpisodeKey(stream=STREAM, iteration=0, group=i, member=0),
             task=tasks.demonstration(i, section.env_kwargs),
             sampling=Sampling(),
             scripted=section.expert,
         )
         for i in range(section.episodes)
-    ]
-    made: dict[int, Demonstration] = {}
+    )
+    early: dict[int, Trajectory] = {}
+    due = 0
     for trajectory in run_all(pool, jobs, watch):
         if trajectory.error is not None:
             raise ConfigError(f"warm_start.expert: {section.expert}: {trajectory.error.message}")
-        with boundary(ConfigError, f"warm_start.expert: {section.expert}"):
-            made[trajectory.key.group] = Demonstration(
-                task=trajectory.task,
-                turns=tuple((turn.observation, turn.action) for turn in trajectory.turns),
-                score=trajectory.episode_return,
-                final_observation=trajectory.final_observation,
-            )
-        advance(trajectory)
-    return [made[i] for i in sorted(made)]
+        early[trajectory.key.group] = trajectory
+        while due in early:
+            yield early.pop(due)
+            due += 1
 
 
-def segments_of_demonstrations(
-    demonstrations: Sequence[Demonstration],
+def segments_of_expert(
     config: RunConfig,
-    chat: Chat,
-    make_window: Callable[[], Window],
-) -> list[Segment]:
-    """Cut and encode as rollouts are.
-
-    Raises:
-        ConfigError: where none fits into the window, or an action is longer than
-            `policy.max_tokens`: the policy could never do what it is shown.
-    """
-    segments: list[Segment] = []
-    reserve = config.policy.max_tokens
-    for number, demonstration in enumerate(demonstrations):
-        trajectory = replay(
-            demonstration.turns,
-            demonstration.task,
-            EpisodeKey(stream="demonstrations", iteration=0, group=number, member=0),
-            make_window(),
-            chat,
-            reserve,
-        )
-        if trajectory.stop is StopReason.CONTEXT_LIMIT:
-            turn = len(trajectory.turns)
-            longest = len(chat.encode_action(demonstration.turns[turn][1]))
-            require(
-                longest <= reserve,
-                "policy.max_tokens",
-                reserve,
-                f"at least {longest}, the length of an action in demonstration {number}",
-            )
-            raise ConfigError(
-                f"context.window: turn {turn} of demonstration {number} does not fit into "
-                f"{config.context.window} tokens"
-            )
-        ones = np.ones(len(trajectory.turns), np.float32)
-        segments += segments_of(trajectory, ones, label=number)
-    return segments
-
-
-def demonstrations_of(
-    config: RunConfig,
-    folder: Path,
+    path: Path,
     pool: Pool,
     tasks: TaskSource,
     watch: Watch,
-    advance: Callable[[Trajectory], None],
-) -> list[Demonstration]:
-    """Those of `warm_start.path`, or the expert's, through the file in the run folder."""
-    path = Path(config.warm_start.path) if config.warm_start.path else folder
-    if config.warm_start.path is None:
-        write(str(path), demonstrate(config, pool, tasks, watch, advance))
-    found = list(read(str(path)))
-    require(bool(found), "warm_start.path", str(path), "at least one demonstration")
-    return found
+    splitter: Splitter,
+    advance: Callable[[], None],
+) -> Iterator[Segment]:
+    """The expert's episodes as segments; `path` gets them as demonstrations.
+
+    Raises:
+        ConfigError: when the expert fails or shows nothing to imitate, and as `Splitter` does.
+    """
+    with writer(str(path)) as record:
+        for trajectory in demonstrate(config, pool, tasks, watch):
+            with boundary(ConfigError, f"warm_start.expert: {config.warm_start.expert}"):
+                demonstration = demonstration_of(trajectory)
+            record(demonstration)
+            advance()
+            if len(trajectory.turns[0].observation_ids):
+                yield from splitter.recorded(demonstration, trajectory)
+            else:  # a script that saw no context
+                yield from splitter.split(demonstration)
+
+
+def segments_of_file(
+    path: str, chat: Chat, splitter: Splitter, advance: Callable[[], None]
+) -> Iterator[Segment]:
+    """The demonstrations of a file as segments.
+
+    Raises:
+        ConfigError: for a line that is no demonstration, and as `Splitter` does.
+    """
+    for demonstration in read(path, chat):
+        advance()
+        yield from splitter.split(demonstration)
+
+
+def demonstration_of(trajectory: Trajectory) -> Demonstration:
+    """What an episode said to its environment, as text.
+
+    Raises:
+        ValueError: for an episode without a turn, or with an empty action.
+    """
+    return Demonstration(
+        task=trajectory.task,
+        turns=tuple(
+            (turn.observation, turn.action)
+            for turn in trajectory.turns
+            if turn.kind is TurnKind.ACTION
+        ),
+        score=trajectory.episode_return,
+        final_observation=trajectory.final_observation,
+    )

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "rlagents"
 
 LAYERS = (
-    {"types", "errors", "visible", "__init__"},
+    {"types", "errors", "visible", "depth", "__init__"},
     {
         "algos",
         "envs",
@@ -23,6 +23,7 @@ LAYERS = (
         "rules",
         "moot",
         "load",
+        "stages",
         "preset",
         "runs",
         "interrupt",
@@ -48,8 +49,10 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-SIDEWAYS = {"config", "yaml_text", "schema", "rules", "moot", "load", "preset", "runs"}
-"""The modules of the configuration may import each other (and `algos.configs`) inside layer 1."""
+SIDEWAYS = {"config", "yaml_text", "schema", "rules", "moot", "load", "stages", "preset", "runs"}
+"""The modules of the configuration may import each other inside layer 1, and of `algos`"""
+SETTINGS = ("configs", "chunking", "schedules")
+"""what settings are made of."""
 
 EVERYWHERE_BENCH = "bench/"
 MAY_IMPORT = {
@@ -87,7 +90,12 @@ MAY_IMPORT = {
     "transformers": ("learner/", "policy/", "checkpoint/", "build.py", "launch.py"),
     "trl": ("learner/sft.py", "trl_bridge.py"),
     "tensorboard": ("telemetry/",),
-    "matplotlib": ("telemetry/curves.py", "telemetry/ablation.py"),
+    "matplotlib": (
+        "telemetry/ablation.py",
+        "telemetry/canvas.py",
+        "telemetry/curves.py",
+        "telemetry/figures.py",
+    ),
     "subprocess": ("envs/sandbox/",),
     "multiprocessing": ("envs/sandbox/",),
     "socket": (
@@ -166,7 +174,7 @@ def upward(name: str, source: str) -> list[str]:
         if there == here or here in ("bench", "cli", "build", "launch", "__main__", "__init__"):
             continue
         sideways = {here, there} <= SIDEWAYS or (
-            here in SIDEWAYS and rest[:2] == ["algos", "configs"]
+            here in SIDEWAYS and rest[0] == "algos" and rest[1] in SETTINGS
         )
         if LEVEL[there] > LEVEL[here] or (
             LEVEL[there] == LEVEL[here] and not allowed(here, there, sideways)

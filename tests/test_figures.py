@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 
 from rlagents.algos.sampling import Plan, Slot
-from rlagents.figures import best_and_worst, rollout_metrics, words
+from rlagents.figures import (
+    best_and_worst,
+    depth_of_rollouts,
+    dropped_by_context,
+    rollout_metrics,
+    survivals,
+    words,
+)
 from rlagents.rollout.stream import Collected
-from rlagents.types import EpisodeKey, Group, ScoredGroup, StopReason
+from rlagents.types import EpisodeKey, Group, ScoredGroup, StopReason, Trajectory, Turn, TurnKind
 from tests.fakes import TASK, trajectory, turn
 
 NAN = float("nan")
@@ -118,6 +125,102 @@ def test_every_sampled_trajectory_counts_whether_it_is_kept_or_not():
     assert figures["rollout/tokens_per_trajectory"] == 3
     assert figures["rollout/truncated_frac"] == 0.5
     assert sum(t.sampled_tokens for t in made.trajectories) == 12
+
+
+def played(*turns: Turn, stop: StopReason = StopReason.TERMINATED) -> Trajectory:
+    return replace(trajectory(stop=stop), turns=turns)
+
+
+def scored(*pairs: tuple[Trajectory, float]) -> Collected:
+    members = tuple(
+        replace(t, key=EpisodeKey(stream="train", iteration=5, group=0, member=i))
+        for i, (t, _) in enumerate(pairs)
+    )
+    scores = np.array([score for _, score in pairs], np.float32)
+    return collected(
+        kept=[ScoredGroup(group=Group(task=TASK, trajectories=members), scores=scores)]
+    )
+
+
+def kind(of: TurnKind, tokens: int = 1) -> Turn:
+    return replace(turn(tokens=tokens), kind=of)
+
+
+def test_turns_are_those_with_the_environment():
+    one = played(turn(tokens=2), kind(TurnKind.SUMMARY, 5), turn(tokens=1))
+    other = played(turn(tokens=2), kind(TurnKind.CODE, 3), kind(TurnKind.CODE, 3), turn(tokens=4))
+    figures = rollout_metrics(scored((one, 0), (other, 1)), 0)
+    assert figures["rollout/turns_per_trajectory"] == 2
+    assert figures["rollout/summaries_per_trajectory"] == 1 / 2
+    assert figures["rollout/code_blocks_per_trajectory"] == 2 / 2
+    # Of 8 and 12 tokens: 3 and 6 of actions, 5 of a summary, 6 of code.
+    assert figures["rollout/tokens_action_frac"] == 9 / 20
+    assert figures["rollout/tokens_summary_frac"] == 5 / 20
+    assert figures["rollout/tokens_code_frac"] == 6 / 20
+    assert "rollout/calls_per_trajectory" not in figures
+    plain = rollout_metrics(scored((played(turn()), 0)), 0)
+    assert not [name for name in plain if "frac" in name and "tokens_" in name]
+
+
+def test_what_contexts_leave_out():
+    """Nine of ten trajectories have one context, the last has three, two of which drop tokens."""
+    deep = played(
+        turn(0),
+        replace(turn(1, context=1), dropped_tokens=6),
+        replace(turn(2, context=2), dropped_tokens=10),
+    )
+    made = scored(*[(played(turn()), 0)] * 9, (deep, 0))
+    figures = rollout_metrics(made, 0)
+    assert figures["context/segments_per_trajectory"] == pytest.approx(12 / 10)
+    assert (figures["context/segments_p50"], figures["context/segments_max"]) == (1, 3)
+    assert figures["context/segments_p90"] == pytest.approx(1.2)  # a tenth of the way from 1 to 3
+    assert figures["context/cuts_per_trajectory"] == 2 / 10
+    assert figures["context/dropped_tokens"] == 8
+    assert figures["context/dropped_frac"] == 16 / (16 + 4)  # each shows two tokens
+    assert dropped_by_context(made.trajectories) == {1: [6], 2: [10]}
+    assert "context/dropped_frac" not in rollout_metrics(scored((played(turn()), 0)), 0)
+
+
+def test_rewards_and_scores_by_depth():
+    """Turns 0, 1-2 and 3; a summary is turn 1 of the second."""
+    one = played(*(turn(i, reward=r) for i, r in enumerate((1, 2, 3, 4))))
+    other = played(turn(0, reward=3), kind(TurnKind.SUMMARY), turn(2, reward=1, context=1))
+    broken = played(*(turn(i, reward=9) for i in range(9)), stop=StopReason.SAMPLER_ERROR)
+    figures = depth_of_rollouts(scored((one, 0.5), (other, 1), (broken, NAN)))
+    picked = {name: v for name, v in figures.items() if name.startswith(("depth_re", "depth_sc"))}
+    assert picked == {
+        "depth_reward/turn_0000": (1 + 3) / 2,
+        "depth_reward/turn_0001_0002": (2 + 3 + 1) / 3,
+        "depth_reward/turn_0003_0006": 4,
+        "depth_score/turn_0001_0002": 1,
+        "depth_score/turn_0003_0006": 0.5,
+        "depth_score/segment_0000": 0.5,
+        "depth_score/segment_0001_0002": 1,
+    }
+
+
+def test_success_against_turns_and_tokens():
+    """A success that was cut has ended; of others that were cut, or broke, no end is known."""
+    solved = played(*[turn(tokens=50)] * 2, stop=StopReason.TURN_LIMIT)
+    lost = played(*[turn(tokens=10)] * 3)
+    cut = played(*[turn(tokens=100)] * 3, stop=StopReason.TURN_LIMIT)
+    broken = played(turn(tokens=10), stop=StopReason.SAMPLER_ERROR)
+    made = scored((solved, 0.9), (lost, 0.5), (cut, 0.5), (broken, NAN))
+    by_turn, by_token = survivals(made)
+    # The broken one leaves after turn 1; of three one succeeds at turn 2; of two one is lost at 3.
+    assert by_turn.lengths.tolist() == [1, 2, 3]
+    assert by_turn.running == pytest.approx([1, 2 / 3, 1 / 3])
+    assert by_turn.succeeded == pytest.approx([0, 1 / 3, 1 / 3])
+    assert by_turn.cuts.tolist() == [1, 0, 1]
+    assert by_token.lengths.tolist() == [10, 30, 100, 300]
+    figures = depth_of_rollouts(made)
+    assert figures["depth_running/turn_0001_0002"] == 1
+    assert figures["depth_succeeded/turn_0001_0002"] == pytest.approx(1 / 3)
+    assert figures["depth_running/token_000064_000191"] == pytest.approx(2 / 3)
+
+
+def test_nothing_of_depth_without_turns():
+    assert depth_of_rollouts(scored((played(), 0), (played(), 1))) == {}
 
 
 def test_what_the_plan_did():

@@ -31,6 +31,9 @@ class LabEnv(gymnasium.Env[str, str], ABC):
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium's declaration
     scripted: ClassVar[Mapping[str, Callable[[Any, np.random.Generator], Act]]] = {}
     """Scripted policies: name -> factory(environment, rng) -> act."""
+    windowed: ClassVar[tuple[str, ...]] = ()
+    """Those that play through the context window, and answer what it says itself: a request for a
+    summary, what a block of code printed."""
     known_scores: ClassVar[Mapping[str, float]] = {}
     """Expected score of each scripted policy with the default arguments."""
 

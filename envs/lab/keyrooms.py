@@ -28,8 +28,18 @@ class KeyRooms(LabEnv):
     is the last character before the action: a small model over bytes learns to recall the code
     from there, and not with another character in between.
 
+    With `passing` = p, facts are also told on the way: the line of every p-th door has one in front
+    (`Q7 c`: door Q has code 7; now open c), and `gap` doors later comes door `Q`. It is a fact that
+    no card repeats, and that a window cut in between has lost. Their letters are upper-case and
+    take turns, so that one comes back after 26 p doors only.
+
+    With `tries` a door stays shut after as many answers that did not open it, and the next one's
+    line follows as if it had: every door is then asked about, however many were failed.
+
     Score: doors opened divided by `horizon`, less `penalty` for each wrong code; each door pays
-    when it opens. The episode terminates when all doors are open or the turns are gone.
+    when it opens. The episode terminates when no door is left or the turns are gone. Of its metrics
+    `late` is the share of the doors of the second half that were opened, `late_card` and
+    `late_passing` the same for those whose fact was shown at the beginning, or on the way.
 
     The expert knows every code but double-checks: on reaching a door it looks once with
     probability `expert_waste`, and never again at that door. Then it opens; an opening is wrong
@@ -38,6 +48,10 @@ class KeyRooms(LabEnv):
     open after a look, so that greedy imitation opens a door every second turn (by default 30 of
     48, 0.6250). Sampled imitation needs expert_waste + 1 / (1 - expert_error) turns a door. Not
     to look is what remains to be learned from reward.
+
+    The scribe is an expert that plays through the context window. Asked for a summary, which is
+    whatever the game has not said, it writes the facts it has seen (`a3b7`; none told on the way),
+    and forgets each for good with probability `expert_forget`.
 
     `info["potential"]` is the score that a flawless walk would still add: the doors that are left,
     or the turns for them where these are fewer, divided by `horizon`. Reward and shaping together
@@ -68,8 +82,12 @@ class KeyRooms(LabEnv):
         order: Literal["loop", "random"] = "loop",
         penalty: float = 0.0,
         rules: bool = False,
+        passing: int = 0,
+        gap: int = 4,
+        tries: int = 0,
         expert_waste: float = 0.75,
         expert_error: float = 0.05,
+        expert_forget: float = 0.0,
     ) -> None:
         """Make the environment.
 
@@ -84,8 +102,12 @@ class KeyRooms(LabEnv):
                 drawn with replacement (much harder to learn for a small model).
             penalty: what a wrong code costs.
             rules: put an explanation in front, for policies that were not trained on the game.
+            passing: every how many doors a fact is told on the way; 0 tells none.
+            gap: how many doors later the door of that fact comes.
+            tries: answers at a door, other than looks, until it stays shut; 0 has no limit.
             expert_waste: probability that the expert looks at a door it has just reached.
             expert_error: probability that the expert's opening is a wrong code.
+            expert_forget: probability that the scribe leaves a fact out of a summary.
 
         Raises:
             ValueError: naming the argument that is out of its range.
@@ -100,8 +122,14 @@ class KeyRooms(LabEnv):
         self.order = choice("order", order, ("loop", "random"))
         self.penalty = real("penalty", penalty, 0, 1)
         self.rules = flag("rules", rules)
+        self.passing = whole("passing", passing, 0, MAX_HORIZON)
+        # A letter that came back before its first door would have two codes.
+        most = len(string.ascii_uppercase) * (self.passing or MAX_HORIZON) - 1
+        self.gap = whole("gap", gap, 1, most)
+        self.tries = whole("tries", tries, 0, MAX_HORIZON)
         self.expert_waste = real("expert_waste", expert_waste, 0, 1)
         self.expert_error = real("expert_error", expert_error, 0, 1)
+        self.expert_forget = real("expert_forget", expert_forget, 0, 1)
         self._rooms = self.keys if self.facts == "rooms" else 0
         super().__init__(turns=turns + self._rooms, observation_limit=512)
 
@@ -113,52 +141,93 @@ class KeyRooms(LabEnv):
         letters = string.ascii_lowercase
         self._codes = {letters[i]: str(code) for i, code in enumerate(codes)}
         self._doors = "".join(letters[i] for i in doors)
+        self._passing: dict[int, str] = {}
+        self._told: dict[int, str] = {}
+        if self.passing:
+            self._draw_passing()
         self._counts = dict.fromkeys(("opened", "looks", "wrong", "invalid"), 0)
+        self._at, self._tried = 0, 0
+        self._opened: list[int] = []
         head = _RULES if self.rules else ""
         shown = [letter + code for letter, code in self._codes.items()]
         if self._rooms:
             return head + shown[0]
-        return head + " ".join(shown) + "\n" + self._line()
+        return head + " ".join(shown) + "\n" + self._told.get(0, "") + self._line()
+
+    def _draw_passing(self) -> None:
+        """Facts told on the way: `_told` by the door whose line they precede, `_passing` by theirs.
+
+        Such a door has the fact's letter instead of one of the card's.
+        """
+        told = range(0, self.horizon - self.gap, self.passing)
+        letters = string.ascii_uppercase
+        for number, (door, code) in enumerate(
+            zip(told, self.rng.integers(self.codes, size=len(told)), strict=True)
+        ):
+            letter, behind = letters[number % len(letters)], door + self.gap
+            self._told[door] = f"{letter}{code} "
+            self._passing[behind] = str(code)
+            self._doors = self._doors[:behind] + letter + self._doors[behind + 1 :]
 
     def _line(self) -> str:
-        return self._doors[self._counts["opened"]]
+        return self._doors[self._at]
+
+    def _next(self) -> tuple[str, bool]:
+        """On to the next door."""
+        self._at, self._tried = self._at + 1, 0
+        if self._at == self.horizon:
+            return "all open" if self._counts["opened"] == self.horizon else "no door left", True
+        return self._told.get(self._at, "") + self._line(), False
 
     def _answer(self, action: str) -> tuple[str, bool]:
         if self._turn < self._rooms:
             letter = string.ascii_lowercase[self._turn]
             return letter + self._codes[letter], False
         if self._turn == self._rooms:
-            return self._line(), False
+            return self._told.get(0, "") + self._line(), False
         if action == LOOK:
             self._counts["looks"] += 1
             return self._line(), False
         if action == self.code:
             self._counts["opened"] += 1
-            if self._counts["opened"] == self.horizon:
-                return "all open", True
-            return self._line(), False
+            self._opened.append(self._at)
+            return self._next()
         legal = len(action) == 1 and action in string.digits[: self.codes]
         self._counts["wrong" if legal else "invalid"] += 1
+        self._tried += 1
+        if self._tried == self.tries:
+            return self._next()
         return f"{'no' if legal else 'bad'} {self._line()}", False
 
     @property
     def code(self) -> str:
         """The right action now; in a fact room any action is, here `LOOK`."""
-        if self._turn < self._rooms or self._counts["opened"] == self.horizon:
+        if self._turn < self._rooms or self._at == self.horizon:
             return LOOK
-        return self._codes[self._doors[self._counts["opened"]]]
+        return self._passing.get(self._at) or self._codes[self._line()]
 
     def _score(self) -> float:
         return self._counts["opened"] / self.horizon - self.penalty * self._counts["wrong"]
 
     def _potential(self) -> float:
         # The turns of the fact rooms are on top, so that in them no door is short of a turn.
-        left = self.horizon - self._counts["opened"]
+        left = self.horizon - self._at
         return min(left, self.turns - self._turn) / self.horizon
 
     def _metrics(self) -> dict[str, float]:
         done = float(self._counts["opened"] == self.horizon)
-        return {"success": done, **{name: float(n) for name, n in self._counts.items()}}
+        found = {"success": done, **{name: float(n) for name, n in self._counts.items()}}
+        late = set(range(self.horizon // 2, self.horizon))
+        kinds = {"late": late}
+        if self._passing:
+            kinds["late_card"], kinds["late_passing"] = (
+                late - set(self._passing),
+                late & set(self._passing),
+            )
+        for name, doors in kinds.items():
+            if doors:
+                found[name] = len(doors.intersection(self._opened)) / len(doors)
+        return found
 
     def _oracle(self, rng: np.random.Generator) -> Act:
         return lambda observation: self.code
@@ -170,7 +239,7 @@ class KeyRooms(LabEnv):
             nonlocal doubted
             if self._turn < self._rooms:
                 return LOOK
-            door = self._counts["opened"]
+            door = self._at
             doubts = door != doubted and rng.random() < self.expert_waste
             doubted = door
             if doubts:
@@ -178,6 +247,24 @@ class KeyRooms(LabEnv):
             if rng.random() >= self.expert_error:
                 return self.code
             return str((int(self.code) + int(rng.integers(1, self.codes))) % self.codes)
+
+        return act
+
+    def _scribe(self, rng: np.random.Generator) -> Act:
+        expert = self._expert(rng)
+        seen, known = 0, ""
+
+        def act(observation: str) -> str:
+            nonlocal seen, known
+            if observation.endswith(self._last):
+                return expert(observation)
+            # What waits for the summary to be written is not in the context yet.
+            shown = min(self._turn, self._rooms) if self._rooms else self.keys
+            facts = [known[i : i + 2] for i in range(0, len(known), 2)]
+            facts += [k + self._codes[k] for k in string.ascii_lowercase[seen:shown]]
+            known = "".join(fact for fact in facts if rng.random() >= self.expert_forget)
+            seen = shown
+            return known
 
         return act
 
@@ -189,4 +276,6 @@ class KeyRooms(LabEnv):
         "random": _random,
         "oracle": _oracle,
         "expert": _expert,
+        "scribe": _scribe,
     }
+    windowed: ClassVar[tuple[str, ...]] = ("scribe",)

@@ -4,10 +4,11 @@ from rlagents.envs.sandbox.box import Sandbox
 from rlagents.envs.sandbox.config import SandboxConfig
 from rlagents.envs.sandbox.files import Entry, UnsafeFile
 from rlagents.envs.sandbox.result import Result, Snapshot, Starved
-from rlagents.envs.sandbox.session import Session
+from rlagents.envs.sandbox.session import Question, Session
 
 __all__ = [
     "Entry",
+    "Question",
     "Result",
     "Sandbox",
     "SandboxConfig",

@@ -110,9 +110,14 @@ class Sandbox:
         """A `bash` that stays alive between turns."""
         return self._session("shell")
 
-    def repl(self) -> Session:
-        """A Python that stays alive between turns."""
-        return self._session("python")
+    def repl(self, library: str = "") -> Session:
+        """A Python that stays alive between turns.
+
+        Args:
+            library: source of functions that may ask whoever runs a turn (`Session.begin`), as
+                `sandbox/drivers.py` describes; what they ask is the agent's word.
+        """
+        return self._session("python", library)
 
     def write(self, path: str, data: bytes | str, *, mode: int = 0o644) -> None:
         """Write a file of the workspace, whole or not at all; folders on the way are made.
@@ -229,19 +234,19 @@ class Sandbox:
                 raise
             return refused("no process is left to run it with", self.tier, limit="processes")
 
-    def _session(self, kind: Kind) -> Session:
+    def _session(self, kind: Kind, library: str = "") -> Session:
         self._require_open()
         with boundary(SandboxBroken, f"starting a {kind} session"):
-            session = shielded(lambda: self._new_session(kind), free=Session.close)
+            session = shielded(lambda: self._new_session(kind, library), free=Session.close)
         for ended in [s for s in self._sessions if not s.alive]:
             with contextlib.suppress(ValueError):  # another thread was here
                 self._sessions.remove(ended)
         return session
 
-    def _new_session(self, kind: Kind) -> Session:
+    def _new_session(self, kind: Kind, library: str) -> Session:
         # Not a method: a session must not keep alive the sandbox that nobody else has any more.
         crowded = functools.partial(_crowded, self._sessions, self._running)
-        session = Session(self._box, self.config, kind, crowded=crowded)
+        session = Session(self._box, self.config, kind, library=library, crowded=crowded)
         self._sessions.append(session)
         return session
 

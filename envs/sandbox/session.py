@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 from rlagents.envs.sandbox import drivers
@@ -20,6 +19,7 @@ from rlagents.envs.sandbox.process import (
     finish,
     result,
 )
+from rlagents.envs.sandbox.replies import Replies
 from rlagents.envs.sandbox.result import Result, Starved
 from rlagents.envs.sandbox.tiers.base import Box
 from rlagents.envs.sandbox.watchdog import watchdog
@@ -28,6 +28,24 @@ from rlagents.errors import SandboxBroken, boundary
 Kind = Literal["shell", "python"]
 INTERRUPT_S = 1.0
 """A turn that is out of time is interrupted, as by Ctrl-C; after this long the session is ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the code of a turn asks, and waits for: the agent's word."""
+
+    text: str
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A turn that is not over."""
+
+    streams: Streams
+    left: float
+    """Seconds; those in which a question waits for its answer do not count."""
+    hit: str | None = None
+    """The limit that it ran into."""
 
 
 class Session:
@@ -43,11 +61,13 @@ class Session:
         config: SandboxConfig,
         kind: Kind,
         *,
+        library: str = "",
         crowded: Callable[[], bool] = lambda: False,
     ) -> None:
         """Start it.
 
         Args:
+            library: for Python, source of functions that may ask (`drivers.REPL`).
             crowded: whether something else of the agent may hold all processes.
 
         Raises:
@@ -57,12 +77,16 @@ class Session:
         self._crowded = crowded
         self._kind: Kind = kind
         self._closed = False
+        self._open: _Turn | None = None
         self._using = threading.Lock()
-        """Held during a turn."""
+        """Held while a turn runs, and not while its question waits for an answer."""
         lines = self._lines = box.lines()
+        self._replies = Replies(lines.replies, asking=bool(library))
         try:
-            argv = [*lines.opener, *_argv(kind, *lines.inside)]
-            self._process: Process = box.start(argv, env={}, control=lines.given, session=True)
+            argv = [*lines.opener, *_argv(kind, *lines.inside, library)]
+            # So that the same code prints a set in the same order, when it is run again.
+            env = {"PYTHONHASHSEED": "0"} if library else {}
+            self._process: Process = box.start(argv, env=env, control=lines.given, session=True)
         except BaseException:
             lines.close()
             raise
@@ -76,7 +100,8 @@ class Session:
     def run(self, text: str, *, wall_s: float | None = None) -> Result:
         """One turn: commands for the shell, or statements for Python.
 
-        Python shows the value of a last expression, as its prompt would.
+        Python shows the value of a last expression, as its prompt would. Questions of a library get
+        empty answers.
 
         Args:
             wall_s: instead of the configured.
@@ -89,49 +114,105 @@ class Session:
             ValueError: the session has ended.
             SandboxBroken: the sandbox failed.
         """
+        said = self.begin(text, wall_s=wall_s)
+        while isinstance(said, Question):
+            said = self.answer("")
+        return said
+
+    def begin(self, text: str, *, wall_s: float | None = None) -> Result | Question:
+        """As `run`, up to the first question: go on with `answer`, or end the turn with `close`.
+
+        Raises:
+            ValueError: the session has ended, or its last turn is not over.
+            SandboxBroken: the sandbox failed.
+        """
         with self._using:
-            if self._closed:
-                raise ValueError("the session has ended: start another")
-            with boundary(SandboxBroken, f"a turn of a {self._kind} session"):
-                return self._turn(text, self._config.wall_s if wall_s is None else wall_s)
+            self._require_alive()
+            if self._open is not None:
+                raise ValueError("the last turn is not over: its question waits for an answer")
+            with self._boundary():
+                wall_s = self._config.wall_s if wall_s is None else wall_s
+                self._open = _Turn(Streams.of(self._config), wall_s)
+                self._replies.forget()
+                self._process.begin_turn()
+                return self._go_on(self._open, _encode(self._kind, text))
 
-    def _turn(self, text: str, wall_s: float) -> Result:
-        process, streams = self._process, Streams.of(self._config)
-        self._read_replies()  # whatever was written there unasked answers nothing
-        process.begin_turn()
-        request = memoryview(_encode(self._kind, text))
-        feed = Feed(self._lines.requests, request, close=False)
-        how = communicate(process, streams, wall_s=wall_s, feed=feed, until=self._lines.replies)
-        hit = None
-        if how == "time":
-            hit = "wall_s"
-            how = self._interrupt(streams, unsent=bool(feed.rest))
-        if how == "until":
-            status = self._read_replies()
-            if status is not None:
-                drain(process, streams)
-                process.check()
-                if process.limit is None:
-                    code = None if hit else status
-                    return result(process, streams, exit_status=code, limit=hit, ended=False)
-        return self._end(streams, hit)
+    def answer(self, text: str) -> Result | Question:
+        """Answer the question that the turn waits with, up to the next one or to its end.
 
-    def _interrupt(self, streams: Streams, *, unsent: bool) -> Literal["ended", "until", "time"]:
-        """Try to get the session back."""
+        Raises:
+            ValueError: there is none, or the session has ended.
+            SandboxBroken: the sandbox failed.
+        """
+        with self._using:
+            self._require_alive()
+            if self._open is None:
+                raise ValueError("no question waits for an answer")
+            with self._boundary():
+                return self._go_on(self._open, _encode("python", text))
+
+    def _go_on(self, turn: _Turn, request: bytes) -> Result | Question:
+        process, lines = self._process, self._lines
+        feed = self._sent(request)
+        deadline = time.monotonic() + turn.left
+        while True:
+            how = communicate(
+                process,
+                turn.streams,
+                wall_s=deadline - time.monotonic(),
+                feed=feed,
+                until=lines.replies,
+            )
+            feed = feed if feed is not None and feed.rest else None
+            if how == "time" and turn.hit is None:
+                turn.hit = "wall_s"
+                if feed is None:  # otherwise it does not even read
+                    process.tree.interrupt()  # try to get the session back
+                    deadline = time.monotonic() + INTERRUPT_S
+                    continue
+            if how != "until":
+                return self._end(turn)
+            try:
+                said = self._replies.next()
+            except ValueError:
+                return self._end(turn)
+            if isinstance(said, int):
+                return self._over(turn, said)
+            if said is not None:
+                turn.left = deadline - time.monotonic()
+                if turn.hit is None:
+                    return Question(said)
+                # Out of time: what it asks is not answered any more, so that it can be interrupted.
+                feed = self._sent(_encode("python", ""))
+
+    def _sent(self, request: bytes) -> Feed | None:
+        """What is left of a request when the pipe has taken what it can."""
+        feed = Feed(self._lines.requests, memoryview(request), close=False)
+        return feed if feed.push() else None
+
+    def _over(self, turn: _Turn, status: int) -> Result:
+        """The result of a turn that came to its end."""
         process = self._process
-        if unsent:  # it does not even read
-            return "time"
-        process.tree.interrupt()
-        deadline = time.monotonic() + INTERRUPT_S
-        return communicate(
-            process, streams, wall_s=deadline - time.monotonic(), until=self._lines.replies
-        )
+        drain(process, turn.streams)
+        process.check()
+        if process.limit is not None:
+            return self._end(turn)
+        self._open = None
+        code = None if turn.hit else status
+        return result(process, turn.streams, exit_status=code, limit=turn.hit, ended=False)
 
-    def _end(self, streams: Streams, hit: str | None) -> Result:
+    def _require_alive(self) -> None:
+        if self._closed:
+            raise ValueError("the session has ended: start another")
+
+    def _boundary(self) -> boundary:
+        return boundary(SandboxBroken, f"a turn of a {self._kind} session")
+
+    def _end(self, turn: _Turn) -> Result:
         """The result of the turn that the session does not survive."""
-        process = self._process
-        if hit is not None:
-            process.end(hit)
+        process, streams = self._process, turn.streams
+        if turn.hit is not None:
+            process.end(turn.hit)
         # It closed its replies, or wrote no status: give it the time to end by itself.
         elif communicate(process, streams, wall_s=INTERRUPT_S) == "time":
             process.end()
@@ -145,15 +226,6 @@ class Session:
             return result(process, streams, exit_status=None, stderr=said, limit="processes")
         finally:
             self._free()
-
-    def _read_replies(self) -> int | None:
-        """The status in the last line, or None when there is none."""
-        said = b""
-        with contextlib.suppress(BlockingIOError):
-            while len(said) < 65536 and (data := os.read(self._lines.replies, 4096)):
-                said += data
-        last = said.strip().split(b"\n")[-1][:20]
-        return int(last) & 0xFF if last.isdigit() else None
 
     def close(self) -> None:
         """End it and everything it started, a turn in another thread too. Twice is fine."""
@@ -178,9 +250,12 @@ class Session:
         self.close()
 
 
-def _argv(kind: Kind, requests: int, replies: int) -> list[str]:
+def _argv(kind: Kind, requests: int, replies: int, library: str) -> list[str]:
     if kind == "python":
-        return ["python3", "-I", "-u", "-c", drivers.REPL, str(requests), str(replies)]
+        # `-I` without its `-E` where there is a library: it reads the seed of hashes.
+        alone = ["-s", "-P"] if library else ["-I"]
+        driver = [drivers.REPL, str(requests), str(replies), *([library] if library else [])]
+        return ["python3", *alone, "-u", "-c", *driver]
     script = drivers.SHELL.replace("REQUESTS", str(requests)).replace("REPLIES", str(replies))
     return ["bash", "--noprofile", "--norc", "-c", script]
 

@@ -12,16 +12,18 @@ from rlagents.data.packing import (
     constant_weights,
     pack,
     prompt_mean_weights,
+    segment_mean_weights,
     sequence_mean_weights,
     sequence_sum_weights,
     token_mean_weights,
 )
 from rlagents.data.segments import segments_of
-from rlagents.types import Batch, FloatArray, ScoredGroup, Segment
+from rlagents.types import Batch, BoolArray, FloatArray, ScoredGroup, Segment
 
 WEIGHTS: Mapping[Aggregation, Callable[..., list[FloatArray]]] = {
     "token_mean": token_mean_weights,
     "sequence_mean": sequence_mean_weights,
+    "segment_mean": segment_mean_weights,
     "sequence_sum": sequence_sum_weights,
     "constant": constant_weights,
     "prompt_mean": prompt_mean_weights,
@@ -37,7 +39,7 @@ class Credit(Protocol):
     def advantages(self) -> FloatArray: ...
 
     @property
-    def gradient(self) -> bool: ...
+    def trained(self) -> BoolArray: ...
 
 
 def credited_segments(
@@ -48,8 +50,10 @@ def credited_segments(
     label = 0
     for group, members in zip(groups, credits, strict=True):
         for trajectory, credit in zip(group.group.trajectories, members, strict=True):
-            if credit.gradient and trajectory.turns:
-                segments += segments_of(trajectory, credit.advantages, label=label)
+            if credit.trained.any():
+                segments += segments_of(
+                    trajectory, credit.advantages, label=label, gradient=credit.trained
+                )
             label += 1
     return segments
 

@@ -2,19 +2,37 @@
 
 Our line:   {"task": {"env_id": ..., "seed": ...}, "turns": [[observation, action], ...],
              "score": 0.5, "final_observation": ""}
-Chat line:  {"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}, ...]}
+Chat line:  {"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}, ...],
+             "tools": [...]}
+
+Chat lines are what most frameworks log. An observation is all that stands between two answers of
+the assistant, an action is an answer as the policy would have to say it:
+
+- `tool_calls` (and the older `function_call`) and `reasoning_content` (or `reasoning`) become text
+  as the policy's chat template writes them (`rlagents.policy.tool_calls`).
+- Assistant messages in a row are one action: nothing was observed in between.
+- Results of tools are observations. Where several come at once each begins with its tool's name in
+  brackets, found by `tool_call_id` where it has no `name`. A `name` of a user or of the system
+  stands in front of the text.
+- `tools` are described in the first observation, behind the system message.
+- Content is text, a list of text parts, or null; other parts are an error.
+- What follows the last answer is no part of any action's context: `final_observation`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, BinaryIO
 
 import msgspec
 
 from rlagents.errors import ConfigError
+from rlagents.policy.chat import Chat
+from rlagents.policy.tool_calls import ToolCall, action_text, tools_text
 from rlagents.types import Task
 
 
@@ -55,18 +73,53 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     final_observation: str = ""
 
 
+_SYSTEM, _RESULT = ("system", "developer"), ("tool", "function")
+"""Roles, by what is done with them."""
+
+
 class _Part(msgspec.Struct):
-    text: str
+    text: str = ""
     type: str = "text"
+
+
+class _Function(msgspec.Struct):
+    name: str
+    arguments: Any = None
+
+
+class _Call(msgspec.Struct):
+    function: _Function
+    id: str | None = None
 
 
 class _Message(msgspec.Struct):
     role: str
-    content: str | list[_Part]
+    content: str | list[_Part] | None = None
+    name: str | None = None
+    tool_calls: list[_Call] | None = None
+    function_call: _Function | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+    @property
+    def text(self) -> str:
+        if not isinstance(self.content, list):
+            return self.content or ""
+        for part in self.content:
+            if part.type not in ("text", "input_text", "output_text"):
+                raise ValueError(f"a content part of type {part.type!r}: only text can be imitated")
+        return "".join(part.text for part in self.content)
+
+    @property
+    def calls(self) -> list[_Call]:
+        old = [] if self.function_call is None else [_Call(function=self.function_call)]
+        return [*(self.tool_calls or ()), *old]
 
 
 class _Chat(msgspec.Struct):
     messages: list[_Message]
+    tools: list[dict[str, Any]] | None = None
 
 
 class _Keys(msgspec.Struct):
@@ -75,31 +128,50 @@ class _Keys(msgspec.Struct):
     messages: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-def write(path: str, demonstrations: Iterable[Demonstration]) -> int:
-    """Write one line a demonstration, streaming; the file appears when it is complete.
-
-    Returns:
-        How many were written.
+@contextmanager
+def writer(path: str) -> Iterator[Callable[[Demonstration], None]]:
+    """Write one line a demonstration, as they come; the file appears when the block has ended.
 
     Raises:
         ConfigError: when the file can't be made.
     """
-    partial, count = f"{path}.partial", 0
+    partial = f"{path}.partial"
     encoder = msgspec.json.Encoder()
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         with open(partial, "wb") as file:
-            for demonstration in demonstrations:
-                file.write(encoder.encode(demonstration) + b"\n")
-                count += 1
+            yield lambda demonstration: _write_line(file, encoder.encode(demonstration))
         os.replace(partial, path)
     except OSError as error:
         raise ConfigError(f"{path}: can't write demonstrations: {error}") from error
+    finally:
+        with suppress(OSError):
+            os.unlink(partial)
+
+
+def _write_line(file: BinaryIO, line: bytes) -> None:
+    file.write(line + b"\n")
+
+
+def write(path: str, demonstrations: Iterable[Demonstration]) -> int:
+    """Write all of them, streaming; how many there were.
+
+    Raises:
+        ConfigError: when the file can't be made.
+    """
+    count = 0
+    with writer(path) as record:
+        for demonstration in demonstrations:
+            record(demonstration)
+            count += 1
     return count
 
 
-def read(path: str) -> Iterator[Demonstration]:
+def read(path: str, chat: Chat | None = None) -> Iterator[Demonstration]:
     """Read demonstrations one by one; empty lines are passed over.
+
+    Args:
+        chat: whose template writes tool calls and reasoning; without one they are plain text.
 
     Raises:
         ConfigError: for a file that can't be read or holds none, or for a line that is not a
@@ -110,7 +182,7 @@ def read(path: str) -> Iterator[Demonstration]:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield _decode(line, f"{path}, line {number}")
+                    yield _decode(line, f"{path}, line {number}", chat)
                     count += 1
     except OSError as error:
         reason = error.strerror or str(error)
@@ -124,10 +196,10 @@ _RECORD = msgspec.json.Decoder(_Record)
 _CHAT = msgspec.json.Decoder(_Chat)
 
 
-def _decode(line: bytes, where: str) -> Demonstration:
+def _decode(line: bytes, where: str, chat: Chat | None) -> Demonstration:
     try:
         if _KEYS.decode(line).messages is not msgspec.UNSET:
-            return _from_chat(_CHAT.decode(line), where)
+            return _from_chat(_CHAT.decode(line), where, chat)
         record = _RECORD.decode(line)
         return Demonstration(
             task=Task(**msgspec.structs.asdict(record.task)),
@@ -139,29 +211,72 @@ def _decode(line: bytes, where: str) -> Demonstration:
         raise ConfigError(f"warm_start.path: {where}: {error}") from error
 
 
-def _from_chat(chat: _Chat, where: str) -> Demonstration:
-    """Whatever comes between two assistant messages is one observation.
+def _from_chat(transcript: _Chat, where: str, chat: Chat | None) -> Demonstration:
+    """Whatever comes between two answers of the assistant is one observation.
 
     Raises:
         ValueError: for an unknown role, or an assistant message with nothing before it.
     """
+    told = tools_text(chat, transcript.tools) if transcript.tools else ""
+    names: dict[str | None, str] = {}  # of the tools that were called, by the call's id
     turns: list[tuple[str, str]] = []
-    waiting: list[str] = []
-    for message in chat.messages:
-        content = message.content
-        if not isinstance(content, str):
-            content = "".join(part.text for part in content)
-        if message.role in ("system", "developer", "user", "tool"):
-            waiting.append(content)
-        elif message.role != "assistant":
-            raise ValueError(f"unknown role {message.role!r}")
-        elif not waiting:
+    observation: str | None = None
+    for assistant, group in groupby(transcript.messages, lambda m: m.role == "assistant"):
+        messages = list(group)
+        if not assistant:
+            observation = _observation(messages, "" if turns else told, names)
+        elif observation is None:
             raise ValueError("an assistant message must follow one of another role")
         else:
-            turns.append(("\n\n".join(waiting), content))
-            waiting = []
+            turns.append((observation, _action(messages, chat)))
+            observation = None
+            names |= {c.id: c.function.name for m in messages for c in m.calls if c.id}
     return Demonstration(
         task=Task(env_id="", seed=0, task_id=where),
         turns=tuple(turns),
-        final_observation="\n\n".join(waiting),
+        final_observation=observation or "",
     )
+
+
+def _observation(messages: Sequence[_Message], told: str, names: Mapping[str | None, str]) -> str:
+    """Messages between two answers as one text; `told` of the tools goes behind the system's."""
+    results = sum(message.role in _RESULT for message in messages)
+    said: list[str] = []
+    for message in messages:
+        if told and message.role not in _SYSTEM:
+            said.append(told)
+            told = ""
+        text = message.text
+        if message.role in _RESULT:
+            name = message.name or names.get(message.tool_call_id)
+            text = f"[{name}] {text}" if name and results > 1 else text
+        elif message.role in (*_SYSTEM, "user"):
+            text = f"{message.name}: {text}" if message.name else text
+        else:
+            raise ValueError(f"unknown role {message.role!r}")
+        said.append(text)
+    return "\n\n".join([*said, told] if told else said)
+
+
+def _action(messages: Sequence[_Message], chat: Chat | None) -> str:
+    """Assistant messages in a row as one text."""
+    return action_text(
+        chat,
+        "\n\n".join(m.text for m in messages if m.text),
+        [
+            ToolCall(c.function.name, _object(c.function.arguments))
+            for m in messages
+            for c in m.calls
+        ],
+        "\n\n".join(t for m in messages if (t := m.reasoning_content or m.reasoning)),
+    )
+
+
+def _object(arguments: Any) -> Any:
+    """Arguments of a call, which travel as an object or as its JSON; what is neither stays text."""
+    if not isinstance(arguments, str):
+        return {} if arguments is None else arguments
+    try:
+        return msgspec.json.decode(arguments) if arguments.strip() else {}
+    except msgspec.DecodeError:
+        return arguments

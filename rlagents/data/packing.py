@@ -34,6 +34,17 @@ def sequence_mean_weights(segments: Sequence[Segment]) -> list[FloatArray]:
     return _over(segments, trajectories * totals_S)
 
 
+def segment_mean_weights(segments: Sequence[Segment]) -> list[FloatArray]:
+    """[T] a segment: 1 / (segments * trained tokens of the segment) on each trained token.
+
+    The loss is then the mean of the segments' own means, over those with trained tokens: KLong's
+    1 / (n K) over n rollouts of K windows each, arXiv 2602.17547. Where trajectories have different
+    numbers of segments, one of more weighs more, and so does a token of a short last segment.
+    """
+    trained_S = _trained(segments)
+    return _over(segments, trained_S * int(np.count_nonzero(trained_S)))
+
+
 def sequence_sum_weights(segments: Sequence[Segment]) -> list[FloatArray]:
     """[T] a segment: 1 / labels on each trained token.
 
@@ -163,6 +174,8 @@ def pack(
         "positions": np.zeros(shape, np.int32),
         "segment_ids": np.full(shape, -1, np.int32),
         "sequence_labels": np.full(shape, -1, np.int32),
+        "turns": np.full(shape, -1, np.int32),
+        "contexts": np.full(shape, -1, np.int32),
         "temperatures": np.ones(shape, np.float32),
         "behaviour_logprobs": np.zeros(shape, np.float32),
         "advantages": np.zeros(shape, np.float32),
@@ -177,6 +190,8 @@ def pack(
                 "positions": np.arange(len(segment), dtype=np.int32),
                 "segment_ids": number,
                 "sequence_labels": segment.label,
+                "turns": segment.turns,
+                "contexts": segment.source[1],
                 "temperatures": segment.temperatures,
                 "behaviour_logprobs": segment.behaviour_logprobs,
                 "advantages": segment.advantages,

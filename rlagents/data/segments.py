@@ -10,11 +10,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlagents.types import EpisodeKey, FloatArray, Segment, Trajectory, Turn
+from rlagents.types import BoolArray, EpisodeKey, FloatArray, Segment, Trajectory, Turn
 
 
 def segments_of(
-    trajectory: Trajectory, advantages: FloatArray, *, label: int, gradient: bool = True
+    trajectory: Trajectory,
+    advantages: FloatArray,
+    *,
+    label: int,
+    gradient: bool | BoolArray = True,
 ) -> tuple[Segment, ...]:
     """One segment for each context of a trajectory, in the order in which contexts appear.
 
@@ -22,7 +26,8 @@ def segments_of(
         trajectory: contexts may interleave.
         advantages: [N] one value a turn, given to each of its action tokens.
         label: the trajectory's number, unique in the batch.
-        gradient: false trains no token; everything else is the same.
+        gradient: whether its tokens are trained, or [N] those of each turn; everything else is the
+            same.
 
     Raises:
         ValueError: when `advantages` is not [N], or an action has no token before it.
@@ -30,35 +35,42 @@ def segments_of(
     turns = trajectory.turns
     if np.shape(advantages) != (len(turns),):
         raise ValueError(f"advantages must be [N] = ({len(turns)},), got {np.shape(advantages)}")
-    contexts: dict[int, list[tuple[Turn, float]]] = {}
-    for turn, advantage in zip(turns, advantages, strict=True):
-        contexts.setdefault(turn.context, []).append((turn, float(advantage)))
+    if np.ndim(gradient) and np.shape(gradient) != (len(turns),):
+        raise ValueError(f"gradient must be [N] = ({len(turns)},), got {np.shape(gradient)}")
+    trained = np.broadcast_to(gradient, len(turns))
+    contexts: dict[int, list[int]] = {}
+    for number, turn in enumerate(turns):
+        contexts.setdefault(turn.context, []).append(number)
     return tuple(
-        _segment(owned, (trajectory.key, context), label, gradient)
+        _segment(turns, owned, advantages, trained, (trajectory.key, context), label)
         for context, owned in contexts.items()
     )
 
 
 def _segment(
-    owned: Sequence[tuple[Turn, float]],
+    turns: Sequence[Turn],
+    owned: Sequence[int],
+    advantages: FloatArray,
+    trained: BoolArray,
     source: tuple[EpisodeKey, int],
     label: int,
-    gradient: bool,
 ) -> Segment:
     """The turns of one context, with their advantages, one after the other."""
-    size = sum(len(turn.observation_ids) + len(turn.action_ids) for turn, _ in owned)
+    size = sum(len(turns[n].observation_ids) + len(turns[n].action_ids) for n in owned)
     token_ids, loss_mask = np.zeros(size, np.int32), np.zeros(size, np.bool_)
     logprobs, credit = np.zeros(size, np.float32), np.zeros(size, np.float32)
-    temperatures = np.ones(size, np.float32)
+    temperatures, numbers = np.ones(size, np.float32), np.full(size, -1, np.int32)
     end = 0
-    for turn, advantage in owned:
+    for number in owned:
+        turn = turns[number]
         start, end = end, end + len(turn.observation_ids)
         token_ids[start:end] = turn.observation_ids
         start, end = end, end + len(turn.action_ids)
         token_ids[start:end] = turn.action_ids
-        loss_mask[start:end] = gradient
+        loss_mask[start:end] = trained[number]
         logprobs[start:end] = turn.behaviour_logprobs
-        credit[start:end] = advantage
+        credit[start:end] = advantages[number]
+        numbers[start:end] = number
         # Greedy turns record log-probabilities under temperature 1.
         temperatures[start:end] = turn.temperature if turn.temperature > 0 else 1.0
     return Segment(
@@ -67,6 +79,7 @@ def _segment(
         behaviour_logprobs=logprobs,
         advantages=credit,
         temperatures=temperatures,
+        turns=numbers,
         label=label,
         source=source,
     )

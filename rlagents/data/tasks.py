@@ -5,7 +5,9 @@ Training seeds are even and held-out seeds odd, so the two never meet.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,8 +23,18 @@ class TaskSource:
         self._section = section
         self._seed = seed
 
-    def train(self, iteration: int, group: int, index: int | None = None) -> Task:
+    def train(
+        self,
+        iteration: int,
+        group: int,
+        index: int | None = None,
+        changes: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Task:
         """Task number `index` of `env.train_tasks`; without one, a fresh task for this place.
+
+        `changes` to the environment's arguments (of a stage of `schedule.stages`) leave the seed as
+        it is. What is known of a task under others does not hold for it: a lock of 4 letters that
+        is solved says nothing of one of 24.
 
         Raises:
             ValueError: when `index` is not one of `env.train_tasks`, or there is none although
@@ -38,7 +50,7 @@ class TaskSource:
             raise ValueError(
                 f"index, with env.train_tasks = {count}: expected {expected}, got {index}"
             )
-        return self._task(2 * _draw(word), self._section.kwargs)
+        return self._task(2 * _draw(word), {**self._section.kwargs, **changes})
 
     def held_out(self, index: int) -> Task:
         """Held-out task number `index`: the same for every run of this environment and seed."""
@@ -49,12 +61,16 @@ class TaskSource:
         return self._task(2 * _draw([self._seed, 4, index]), {**self._section.kwargs, **changes})
 
     def _task(self, seed: int, kwargs: Mapping[str, Any]) -> Task:
+        """The id names the arguments that differ from the run's own: another task has another."""
+        ours = self._section.kwargs
+        changed = {k: v for k, v in kwargs.items() if k not in ours or ours[k] != v}
+        suffix = "".join(f":{k}={json.dumps(v, default=str)}" for k, v in sorted(changed.items()))
         return Task(
             env_id=self._section.id,
             seed=seed,
             kwargs=dict(kwargs),
             options=dict(self._section.options),
-            task_id=f"{self._section.id}:{seed}",
+            task_id=f"{self._section.id}:{seed}{suffix}",
         )
 
 

@@ -4,6 +4,12 @@ transformers isolates packed rows only under conditions that are easy to miss: b
 leak into each other in silence. So the learner brings its own function: segments of nearly equal
 length are gathered into one causal attention call. Exact, differentiable, and its cost is linear
 in the sum of the squares of segment lengths; no [T, T] mask exists.
+
+Segments may be a tree: what several of them begin with is then a node of its own, computed once,
+and its children attend to its keys and values, through which their gradients flow back into it. A
+token sees its ancestors' tokens, all of them, and those of its own node up to itself: exactly what
+it sees in a segment that is written out. The only mask is [n, a + n] for nodes of n tokens under a
+tokens of ancestors: no larger than the square of a segment.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
@@ -28,43 +35,95 @@ WASTE = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Layout:
-    """Where segments lie in a flat row of N tokens."""
+    """Where segments, or the nodes of a tree of them, lie in a flat row of N tokens."""
 
     buckets: tuple[Tensor, ...]
     """Each [n, L]: flat indices of n segments of up to L tokens. Shorter ones repeat their last
     index: causal attention keeps what comes after a token from changing it."""
+    paths: tuple[Tensor, ...]
+    """Each [A], one a bucket: flat indices of the tokens of its segments' common ancestors, from
+    the root on. A is 0 where they have none."""
+    masks: tuple[Tensor | None, ...]
+    """Each [L, A + L], one a bucket with ancestors: 0 where a token sees another, else -inf."""
     inverse: Tensor
     """[N] place of each token in the concatenation of the flattened buckets."""
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest segment, its ancestors' included."""
+        return max(len(p) + b.shape[1] for p, b in zip(self.paths, self.buckets, strict=True))
+
     def to(self, device: torch.device | str, **_: Any) -> Layout:
         """A copy on another device (accelerate calls it with further arguments)."""
-        moved = tuple(bucket.to(device) for bucket in self.buckets)
-        return Layout(buckets=moved, inverse=self.inverse.to(device))
+        return Layout(
+            buckets=tuple(bucket.to(device) for bucket in self.buckets),
+            paths=tuple(path.to(device) for path in self.paths),
+            masks=tuple(None if mask is None else mask.to(device) for mask in self.masks),
+            inverse=self.inverse.to(device),
+        )
 
 
-def layout_of(lengths: Sequence[int]) -> Layout:
-    """The layout of segments that lie one after the other.
+def layout_of(lengths: Sequence[int], parents: Sequence[int] | None = None) -> Layout:
+    """The layout of segments, or of the nodes of a tree, that lie one after the other.
 
     Args:
-        lengths: [S] tokens of each segment, 1 or more.
+        lengths: [S] tokens of each, 1 or more.
+        parents: [S] index of the node that each continues, before its own; -1 for a root. Default:
+            all are roots.
     """
     sizes = np.asarray(lengths, np.int64)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    order = np.argsort(-sizes, kind="stable")
+    above = np.full(len(sizes), -1) if parents is None else np.asarray(parents)
     inverse = np.empty(int(sizes.sum()), np.int64)
-    buckets, placed, first = [], 0, 0
-    while first < len(order):
-        longest = int(sizes[order[first]])
-        members = order[first:]
-        members = members[sizes[members] >= (1 - WASTE) * longest]
-        first += len(members)
-        offsets = np.arange(longest)
-        index = starts[members, None] + np.minimum(offsets, sizes[members, None] - 1)
-        real = offsets < sizes[members, None]
-        inverse[index[real]] = placed + np.flatnonzero(real)
-        placed += index.size
-        buckets.append(torch.from_numpy(index))
-    return Layout(buckets=tuple(buckets), inverse=torch.from_numpy(inverse))
+    buckets, paths, placed = [], [], 0
+    for parent in np.unique(above).tolist():
+        path = path_of(parent, above, sizes)
+        children = np.flatnonzero(above == parent)
+        order = children[np.argsort(-sizes[children], kind="stable")]
+        while len(order):
+            longest = int(sizes[order[0]])
+            fits = sizes[order] >= (1 - WASTE) * longest
+            members, order = order[fits], order[~fits]
+            offsets = np.arange(longest)
+            index = starts[members, None] + np.minimum(offsets, sizes[members, None] - 1)
+            real = offsets < sizes[members, None]
+            inverse[index[real]] = placed + np.flatnonzero(real)
+            placed += index.size
+            buckets.append(torch.from_numpy(index))
+            paths.append(torch.from_numpy(path))
+    shapes = [(len(path), bucket.shape[1]) for path, bucket in zip(paths, buckets, strict=True)]
+    masks = {shape: _mask(*shape) for shape in set(shapes)}
+    return Layout(
+        buckets=tuple(buckets),
+        paths=tuple(paths),
+        masks=tuple(masks[shape] for shape in shapes),
+        inverse=torch.from_numpy(inverse),
+    )
+
+
+def path_of(
+    node: int, parents: NDArray[np.integer], sizes: NDArray[np.integer]
+) -> NDArray[np.int64]:
+    """[A] flat indices of a node's tokens after those of its ancestors; none for node -1.
+
+    Args:
+        node: its index.
+        parents: [M] as in `layout_of`.
+        sizes: [M] tokens of each node; they lie one after the other.
+    """
+    starts = np.cumsum(sizes) - sizes
+    parts: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    while node >= 0:
+        parts.append(np.arange(starts[node], starts[node] + sizes[node]))
+        node = int(parents[node])
+    return np.concatenate(parts[::-1])
+
+
+def _mask(above: int, own: int) -> Tensor | None:
+    """[own, above + own] what is added to the scores; None where causal attention says it all."""
+    if above == 0:
+        return None
+    return torch.full((own, above + own), float("-inf")).triu_(above + 1)
 
 
 def packed_attention(
@@ -101,33 +160,54 @@ def packed_attention(
     """
     if layout is None or attention_mask is not None or query.shape[0] != 1:
         raise LearnerError("packed attention needs one flat row, a layout and no attention mask")
-    longest = max(bucket.shape[1] for bucket in layout.buckets)
-    if sliding_window is not None and sliding_window < longest:
+    if sliding_window is not None and sliding_window < layout.longest:
         raise LearnerError(
             f"the model's sliding window of {sliding_window} tokens is shorter than a segment "
-            f"of {longest}: lower context.window"
+            f"of {layout.longest}: lower context.window"
         )
     if kwargs.get("softcap") is not None or kwargs.get("position_bias") is not None:
         raise LearnerError("packed attention has no soft cap and no position bias")
     # Gathering makes the copies that attention keeps for its backward anyway.
     flat = [x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value)]
-    gqa = query.shape[1] != key.shape[1]
-    if gqa and query.device.type != "cpu" and value.dtype == torch.float32:
-        # Elsewhere only half-precision kernels share heads; fp32 would fall back to L squared.
-        repeats = query.shape[1] // key.shape[1]
-        flat[1:] = [x.repeat_interleave(repeats, dim=1) for x in flat[1:]]
-        gqa = False
     outputs = []
-    for bucket in layout.buckets:
+    for bucket, path, mask in zip(layout.buckets, layout.paths, layout.masks, strict=True):
         index = bucket.flatten()
-        q, k, v = (
-            x.index_select(0, index).unflatten(0, bucket.shape).transpose(1, 2) for x in flat
-        )
-        attended = nn.functional.scaled_dot_product_attention(
-            q, k, v, is_causal=True, scale=scaling, enable_gqa=gqa
-        )
-        outputs.append(attended.transpose(1, 2).flatten(0, 1))
+        q, k, v = (x.index_select(0, index).unflatten(0, bucket.shape) for x in flat)
+        if mask is not None:
+            # The copies that each segment gets of its ancestors cost memory, and little time.
+            k, v = (
+                torch.cat([x.index_select(0, path).expand(len(bucket), -1, -1, -1), own], 1)
+                for x, own in zip(flat[1:], (k, v), strict=True)
+            )
+            mask = mask.to(q.dtype)
+        attended = _attention(q, k, v, mask, scaling)
+        outputs.append(attended.flatten(0, 1))
     return torch.cat(outputs).index_select(0, layout.inverse).unsqueeze(0), None
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None
+) -> Tensor:
+    """[n, L, H, D'] attention of query [n, L, H, D] to key [n, J, K, D] and value [n, J, K, D'].
+
+    Causal without a mask [L, J].
+    """
+    repeats = query.shape[2] // key.shape[2]
+    exact = query.dtype == torch.float32 or mask is not None
+    if repeats > 1 and query.device.type != "cpu" and exact:
+        # Elsewhere only half-precision kernels without a mask share heads; what has neither would
+        # fall back to L squared.
+        key, value = (x.repeat_interleave(repeats, dim=2) for x in (key, value))
+        repeats = 1
+    return nn.functional.scaled_dot_product_attention(
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=repeats > 1,
+    ).transpose(1, 2)
 
 
 def register() -> None:

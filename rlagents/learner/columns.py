@@ -19,9 +19,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlagents.config import LearnerSection
-from rlagents.data.packing import split_rows
 from rlagents.errors import LearnerError
-from rlagents.learner.model import flat_row, precision, row_logprobs, trained_places
+from rlagents.learner.model import precision, row_logprobs, trained_places
+from rlagents.learner.sharing import flat_rows
 from rlagents.types import Batch, FloatArray
 
 Derive = Callable[[Mapping[str, Tensor], torch.Generator], Mapping[str, Tensor]]
@@ -45,19 +45,23 @@ def pre_pass(
 
     Needs the memory of a forward pass of `micro_rows` rows, whatever the size of the batch.
     """
-    parts = [(torch.zeros(0), torch.zeros(0))]
-    for part in split_rows(batch, config.micro_rows):
-        row = flat_row(part, model.device)
-        if len(row.wanted):
-            with precision(config, model.device):
-                logprobs, entropies = row_logprobs(
-                    model,
-                    row,
-                    chunk=config.logprob_chunk,
-                    entropy="value" if entropy else "none",
-                )
-            parts.append((logprobs.cpu(), entropies.cpu()))
-    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+    trained = trained_places(batch)
+    number = np.cumsum(trained).reshape(trained.shape) - 1
+    results = torch.zeros(int(trained.sum())), torch.zeros(int(trained.sum()))
+    for row in flat_rows(
+        batch, rows=config.micro_rows, share=config.share_prefixes, device=model.device
+    ):
+        with precision(config, model.device):
+            values = row_logprobs(
+                model,
+                row,
+                chunk=config.logprob_chunk,
+                entropy="value" if entropy else "none",
+            )
+        places = torch.from_numpy(number[row.places])
+        for result, value in zip(results, values, strict=True):
+            result[places] = value.cpu()
+    return results
 
 
 def trained_columns(batch: Batch) -> dict[str, Tensor]:

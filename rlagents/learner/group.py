@@ -5,7 +5,7 @@ Nothing here knows of rewards, groups, environments or algorithms: numbers come 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,7 +55,7 @@ class LearnerGroup:
 
     def sft(
         self,
-        segments: Sequence[Segment],
+        segments: Iterable[Segment],
         *,
         config: WarmStartSection,
         seed: int,

@@ -112,6 +112,7 @@ def _trajectory(windows: int, window: int, vocabulary: int) -> Batch:
                 behaviour_logprobs=np.where(mask, -1, 0).astype(np.float32),
                 advantages=mask.astype(np.float32),
                 temperatures=np.ones(window, np.float32),
+                turns=np.where(mask, np.arange(window) // 2, -1).astype(np.int32),
                 label=0,
                 source=(EpisodeKey(stream="bench", iteration=0, group=0, member=0), context),
             )

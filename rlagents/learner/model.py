@@ -1,9 +1,10 @@
 """Log-probabilities of packed tokens under a policy, with bounded memory for logits.
 
 Padding is dropped before the model runs: the rows of a (micro-)batch become one flat row of N
-tokens with positions and a layout. The language-model head runs only at trained positions, a
-chunk at a time under checkpointing, so that no [N, V] array exists. Logits are in fp32 whatever
-the model's compute type, and divided by the temperature the token was sampled at.
+tokens with positions and a layout, which may be a tree (`rlagents.learner.sharing`). The
+language-model head runs only at trained positions, a chunk at a time under checkpointing, so that
+no [N, V] array exists. Logits are in fp32 whatever the model's compute type, and divided by the
+temperature the token was sampled at.
 
 Shapes: N tokens of a flat row, n trained positions of it, V vocabulary, W width.
 """
@@ -28,6 +29,9 @@ from rlagents.errors import ConfigError
 from rlagents.learner.attention import PACKED, Layout, layout_of, register
 from rlagents.types import Batch, BoolArray
 
+Places = tuple[NDArray[np.intp], ...]
+"""Rows and columns of a batch."""
+
 Entropy = Literal["none", "value", "gradient"]
 """What `row_logprobs` makes of entropies: zeros, numbers, or numbers that carry gradient."""
 
@@ -42,13 +46,16 @@ class FlatRow:
     """[1, N]"""
     layout: Layout
     wanted: Tensor
-    """[n] flat indices, ascending, never of a segment's first token."""
+    """[n] flat indices, never of a segment's first token. A token that several segments share and
+    train is there once for each."""
     temperatures: Tensor
     """[n]"""
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     """[n] values of the batch at the wanted positions, by field or column name."""
-    places: tuple[NDArray[np.intp], ...] = ()
+    places: Places = ()
     """Where the wanted positions are in the batch: rows and columns, each [n]."""
+    predictors: Tensor | None = None
+    """[n] flat indices of the tokens that they are predicted from; None: those just before."""
 
     @property
     def targets(self) -> Tensor:
@@ -81,11 +88,35 @@ def flat_row(
     """
     real = batch.segment_ids >= 0
     chosen = trained_places(batch) if wanted is None else wanted & real & (batch.positions > 0)
+
+    return row_of(
+        batch,
+        device,
+        tokens=np.nonzero(real),
+        layout=layout_of(segment_lengths(batch).tolist()),
+        wanted=np.flatnonzero(chosen[real]),
+        places=np.nonzero(chosen),
+    )
+
+
+def row_of(
+    batch: Batch,
+    device: torch.device | str,
+    *,
+    tokens: Places,
+    layout: Layout,
+    wanted: NDArray[np.intp],
+    places: Places,
+    predictors: NDArray[np.intp] | None = None,
+) -> FlatRow:
+    """The flat row of the tokens at [N] places of a batch; the rest as in `FlatRow`."""
     columns = {
         "behaviour_logprobs": batch.behaviour_logprobs,
         "advantages": batch.advantages,
         "loss_weights": batch.loss_weights,
         "sequence_labels": batch.sequence_labels,
+        "turns": batch.turns,
+        "contexts": batch.contexts,
         **batch.columns,
     }
 
@@ -93,13 +124,14 @@ def flat_row(
         return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
     return FlatRow(
-        token_ids=tensor(batch.token_ids[real].astype(np.int64))[None],
-        positions=tensor(batch.positions[real].astype(np.int64))[None],
-        layout=layout_of(segment_lengths(batch).tolist()).to(device),
-        wanted=tensor(np.flatnonzero(chosen[real])),
-        temperatures=tensor(batch.temperatures[chosen]),
-        columns={name: tensor(values[chosen]) for name, values in columns.items()},
-        places=np.nonzero(chosen),
+        token_ids=tensor(batch.token_ids[tokens].astype(np.int64))[None],
+        positions=tensor(batch.positions[tokens].astype(np.int64))[None],
+        layout=layout.to(device),
+        wanted=tensor(wanted),
+        temperatures=tensor(batch.temperatures[places]),
+        columns={name: tensor(values[places]) for name, values in columns.items()},
+        places=places,
+        predictors=None if predictors is None else tensor(predictors),
     )
 
 
@@ -121,8 +153,7 @@ def row_logprobs(
     hidden = model.base_model(
         input_ids=row.token_ids, position_ids=row.positions, use_cache=False, layout=row.layout
     ).last_hidden_state[0]
-    # A token is predicted from the one before it, which lies in the same segment.
-    hidden = hidden.index_select(0, row.wanted - 1)
+    hidden = hidden.index_select(0, row.wanted - 1 if row.predictors is None else row.predictors)
     head, targets = _head(model), row.targets
     parts = []
     for start in range(0, len(row.wanted), chunk):
@@ -199,11 +230,14 @@ def prepare(model: PreTrainedModel, *, activation_checkpointing: bool = False) -
     if activation_checkpointing:
         # `use_reentrant=False` composes with the head's own checkpoints.
         model.activation_checkpointing_enable({"use_reentrant": False})
-    segments = _probe(model)
+    segments, row = _probe(model)
     expected = _own_logprobs(model.eval(), segments)
     model.set_attn_implementation(PACKED)
     # transformers checkpoints activations only in train mode; otherwise eval is the safe one.
-    packed = _packed_logprobs(model.train(activation_checkpointing), segments)
+    with torch.no_grad():
+        packed, _ = row_logprobs(
+            model.train(activation_checkpointing), row, chunk=len(row.wanted), entropy="none"
+        )
     error = float((packed - expected).abs().max())
     if not error <= 1e-3 * max(1.0, float(expected.abs().max())):
         raise ConfigError(
@@ -212,13 +246,27 @@ def prepare(model: PreTrainedModel, *, activation_checkpointing: bool = False) -
         )
 
 
-def _probe(model: PreTrainedModel) -> list[Tensor]:
-    """Two short segments of random tokens."""
+def _probe(model: PreTrainedModel) -> tuple[list[Tensor], FlatRow]:
+    """Three short segments of random tokens, two of which begin with the same, and their row."""
     head = _head(model).weight
     draw = torch.Generator().manual_seed(0)
-    return [
-        torch.randint(head.shape[0], (size,), generator=draw).to(head.device) for size in (7, 5)
+    nodes = [
+        torch.randint(head.shape[0], (size,), generator=draw).to(head.device) for size in (4, 3, 5)
     ]
+    shared, own, alone = nodes
+    layout = layout_of([4, 3, 2, 5], [-1, 0, 0, -1])
+    # Flat: 0 to 3 shared, 4 to 6 own, 7 and 8 the same but for the last, 9 to 13 alone.
+    wanted = torch.tensor([1, 2, 3, 4, 5, 6, 1, 2, 3, 7, 8, 10, 11, 12, 13])
+    predictors = torch.tensor([0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 7, 9, 10, 11, 12])
+    row = FlatRow(
+        token_ids=torch.cat([shared, own, own[:2], alone])[None],
+        positions=torch.tensor([[0, 1, 2, 3, 4, 5, 6, 4, 5, 0, 1, 2, 3, 4]]).to(head.device),
+        layout=layout.to(head.device),
+        wanted=wanted.to(head.device),
+        temperatures=torch.ones(len(wanted), device=head.device),
+        predictors=predictors.to(head.device),
+    )
+    return [torch.cat([shared, own]), torch.cat([shared, own[:2]]), alone], row
 
 
 @torch.no_grad()
@@ -229,19 +277,3 @@ def _own_logprobs(model: PreTrainedModel, segments: list[Tensor]) -> Tensor:
         logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
         parts.append(logits.log_softmax(-1).gather(-1, ids[1:, None])[:, 0])
     return torch.cat(parts)
-
-
-@torch.no_grad()
-def _packed_logprobs(model: PreTrainedModel, segments: list[Tensor]) -> Tensor:
-    """The same numbers from one flat row."""
-    lengths = [len(ids) for ids in segments]
-    positions = torch.cat([torch.arange(length) for length in lengths])
-    device = segments[0].device
-    row = FlatRow(
-        token_ids=torch.cat(segments)[None],
-        positions=positions[None].to(device),
-        layout=layout_of(lengths).to(device),
-        wanted=positions.nonzero()[:, 0].to(device),
-        temperatures=torch.ones(sum(lengths) - len(lengths), device=device),
-    )
-    return row_logprobs(model, row, chunk=sum(lengths), entropy="none")[0]

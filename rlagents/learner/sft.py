@@ -5,20 +5,29 @@ segments of a batch end to end without padding. Log-probabilities come from the 
 function, so that segments are isolated exactly as in RL and the head runs at trained positions
 only; TRL's own loss is the same number (a test compares) but projects every token. The loss is the
 mean over trained tokens, which the trainer counts over a whole optimizer step.
+
+Segments are written to the trainer's folder as they come and read from there through a memory map:
+memory does not grow with the number of demonstrations. What is trained is counted twice, by the
+masks of the segments and by the labels that reach the model, and the two must agree.
 """
 
 from __future__ import annotations
 
 import copy
+import heapq
+import math
+import os
 import random
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer
@@ -36,6 +45,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from rlagents.config import LearnerSection, WarmStartSection
+from rlagents.errors import LearnerError
 from rlagents.learner.attention import layout_of
 from rlagents.learner.model import FlatRow, precision, row_logprobs
 from rlagents.learner.optim import MuonAdamW
@@ -62,7 +72,7 @@ class SftReport:
 
 def train_sft(
     model: PreTrainedModel,
-    segments: Sequence[Segment],
+    segments: Iterable[Segment],
     *,
     config: WarmStartSection,
     learner: LearnerSection,
@@ -77,24 +87,40 @@ def train_sft(
 
     Args:
         model: fp32, on its device, prepared by `rlagents.learner.model.prepare`.
-        segments: those without a trained token are left out.
+        segments: consumed one by one; those without a trained token are left out.
         config: epochs, learning rate, segments a step.
         learner: memory and optimizer settings: `micro_rows` and `row_tokens` bound a forward pass.
         seed: of the order of the segments.
-        folder: the trainer's output folder; no checkpoint is written.
+        folder: for the segments and what the trainer writes; nothing is left in it.
         on_step: called after each optimizer step.
 
     Raises:
         ValueError: when no segment has a trained token.
+        LearnerError: when the model received more or fewer tokens than the segments have.
     """
-    segments = [segment for segment in segments if segment.loss_mask.any()]
-    if not segments:
-        raise ValueError("no segment has a token to train")
-    micro = _micro_segments([len(s) for s in segments], config.batch_segments, learner)
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        rows = spool(segments, scratch, keep=config.batch_segments)
+        if not rows.tokens:
+            raise ValueError("no segment has a token to train")
+        return _train(model, rows, config, learner, seed, scratch, on_step)
+
+
+def _train(
+    model: PreTrainedModel,
+    rows: Rows,
+    config: WarmStartSection,
+    learner: LearnerSection,
+    seed: int,
+    folder: str,
+    on_step: OnStep | None,
+) -> SftReport:
+    micro = _micro_segments(rows.longest, config.batch_segments, learner)
     device = next(model.parameters()).device
     arguments = SFTConfig(
         output_dir=folder,
         max_length=None,
+        remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=config.batch_segments // micro,
@@ -126,7 +152,7 @@ def train_sft(
             model=model,
             args=arguments,
             data_collator=_collate,
-            train_dataset=_dataset(segments),
+            train_dataset=rows.dataset(),
             processing_class=_no_tokenizer(),
             optimizers=(MuonAdamW(model, learner, config.lr), None)
             if config.optimizer == "muon"
@@ -138,6 +164,7 @@ def train_sft(
         trainer.chunk = learner.logprob_chunk
         trainer.train()
         losses = trainer.losses
+    check_count(trainer.trained_tokens, trainer.expected_tokens, rows.tokens, config.epochs)
     return SftReport(
         steps=len(losses),
         trained_tokens=trainer.trained_tokens,
@@ -157,6 +184,8 @@ class _Trainer(SFTTrainer):
 
     def __init__(self, **arguments: Any) -> None:
         self.trained_tokens = 0
+        self.expected_tokens = 0
+        """What the segments behind the labels say."""
         self.losses: list[float] = []
         self.partial = 0.0
         """Loss of the current step so far: accumulated parts add up to a mean over tokens."""
@@ -193,6 +222,7 @@ class _Trainer(SFTTrainer):
         logprobs, _ = row_logprobs(model, row, chunk=self.chunk, entropy="none")
         loss = -logprobs.sum() / num_items_in_batch
         self.trained_tokens += len(wanted)
+        self.expected_tokens += inputs["trained"]
         self.partial += float(loss.detach())
         return loss
 
@@ -213,10 +243,68 @@ class _Progress(TrainerCallback):
             self.on_step(state.global_step, state.max_steps, loss)
 
 
-def _dataset(segments: Sequence[Segment]) -> Dataset:
-    labels = [np.where(s.loss_mask, s.token_ids, IGNORED).astype(np.int64) for s in segments]
-    ids = [s.token_ids.astype(np.int64) for s in segments]
-    return Dataset.from_dict({"input_ids": ids, "labels": labels}).with_format("numpy")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Segments on disk: `input_ids`, `labels`, and `trained`, how many labels count."""
+
+    path: str
+    tokens: int
+    """Trained tokens of all rows, by the segments' masks."""
+    longest: tuple[int, ...]
+    """Lengths of the longest ones, longest first."""
+
+    def dataset(self) -> Dataset:
+        """All rows through a memory map."""
+        return Dataset.from_file(self.path).with_format("numpy")
+
+
+_SCHEMA = pa.schema(
+    {"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32()), "trained": pa.int64()}
+)
+
+
+def spool(segments: Iterable[Segment], folder: str, *, keep: int) -> Rows:
+    """Write segments to `folder` one by one; those without a trained token are left out.
+
+    Args:
+        keep: how many of the longest lengths to return.
+    """
+    path = os.path.join(folder, "segments.arrow")
+    tokens, longest = 0, list[int]()
+    with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as stream:
+        for segment in segments:
+            trained = int(segment.loss_mask.sum())
+            if not trained:
+                continue
+            labels = np.where(segment.loss_mask, segment.token_ids, np.int32(IGNORED))
+            row = {"input_ids": [segment.token_ids], "labels": [labels], "trained": [trained]}
+            stream.write_batch(pa.record_batch(row, schema=_SCHEMA))
+            tokens += trained
+            heapq.heappush(longest, len(segment))
+            if len(longest) > keep:
+                heapq.heappop(longest)
+    return Rows(path=path, tokens=tokens, longest=tuple(sorted(longest, reverse=True)))
+
+
+def check_count(received: int, expected: int, an_epoch: int, epochs: float) -> None:
+    """Compare the labels that reached the model with the masks of the segments.
+
+    Args:
+        received: labels that the model was trained on.
+        expected: trained tokens of the segments that it was given, each time it was given one.
+        an_epoch: trained tokens of all segments.
+        epochs: a fraction of one trains part of the segments; which, only the trainer knows.
+
+    Raises:
+        LearnerError: where labels were lost inside segments, or whole segments were.
+    """
+    least, most = int(epochs) * an_epoch, math.ceil(epochs) * an_epoch
+    if received != expected or not least <= received <= most:
+        raise LearnerError(
+            f"warm start: {received} tokens were trained; the segments given to the model have "
+            f"{expected}, and {epochs:g} epochs of all segments {least}"
+            + (f" to {most}" if most > least else "")
+        )
 
 
 def _collate(examples: list[dict[str, np.ndarray]]) -> dict[str, Any]:
@@ -224,13 +312,14 @@ def _collate(examples: list[dict[str, np.ndarray]]) -> dict[str, Any]:
     lengths = [len(example["input_ids"]) for example in examples]
 
     def flat(parts: list[np.ndarray]) -> torch.Tensor:
-        return torch.from_numpy(np.concatenate(parts))[None]
+        return torch.from_numpy(np.concatenate(parts).astype(np.int64))[None]
 
     return {
         "input_ids": flat([example["input_ids"] for example in examples]),
         "labels": flat([example["labels"] for example in examples]),
         "position_ids": flat([np.arange(length) for length in lengths]),
         "layout": layout_of(lengths),
+        "trained": sum(int(example["trained"]) for example in examples),
     }
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlagents.config import LearnerSection
-from rlagents.data.packing import split_rows
+from rlagents.depth import DepthSums
 from rlagents.errors import LearnerError
 from rlagents.learner.columns import (
     CURRENT,
@@ -34,7 +34,8 @@ from rlagents.learner.columns import (
     pre_pass,
     spread,
 )
-from rlagents.learner.model import Entropy, FlatRow, flat_row, precision, prepare, row_logprobs
+from rlagents.learner.depth import depth_sums, take_depth
+from rlagents.learner.model import Entropy, FlatRow, precision, prepare, row_logprobs
 from rlagents.learner.norms import RunningNorm, label_batches, label_metrics
 from rlagents.learner.optim import (
     clip_gradients,
@@ -42,6 +43,7 @@ from rlagents.learner.optim import (
     learning_rate,
     make_optimizer,
 )
+from rlagents.learner.sharing import flat_rows
 from rlagents.learner.snapshot import (
     load_moments,
     load_parameters,
@@ -74,6 +76,8 @@ class StepStats:
     everywhere, or its norm was out of line."""
     label_norms: Mapping[int, float] = field(default_factory=dict)
     """Gradient norm of each sequence label, every `learner.norm_report` steps."""
+    depth: DepthSums = field(default_factory=dict)
+    """The objective's statistics and the entropy by turn and by segment."""
 
 
 class Learner:
@@ -120,6 +124,7 @@ class Learner:
         sums = self._gradient(batch, objective, entropy)
         norm = gradient_norm(self.model.parameters())
         trained = batch.trained_tokens
+        depth = take_depth(sums)
         metrics = {f"policy/{k}": v.item() / max(trained, 1) for k, v in sums.items()}
         loss = metrics.pop("policy/loss", 0.0) * max(trained, 1)
         limit = self.norms.limit(self.config.grad_clip, self.config.clip_adaptive)
@@ -150,6 +155,7 @@ class Learner:
             trained_tokens=trained,
             skipped=skip is not None,
             label_norms=label_norms,
+            depth=depth,
         )
 
     def _skip(self, loss: float, norm: float) -> str | None:
@@ -167,10 +173,9 @@ class Learner:
         """Leave the gradient of the batch in the parameters; sums of its statistics."""
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
-        for part in split_rows(batch, self.config.micro_rows):
-            row = flat_row(part, self.device)
-            if len(row.wanted):
-                self._accumulate(row, objective, entropy, sums)
+        rows, share = self.config.micro_rows, self.config.share_prefixes
+        for row in flat_rows(batch, rows=rows, share=share, device=self.device):
+            self._accumulate(row, objective, entropy, sums)
         return sums
 
     def _accumulate(
@@ -184,8 +189,9 @@ class Learner:
         terms, stats = objective(logprobs, entropies, row.columns)
         loss = (row.columns["loss_weights"] * terms).sum()
         loss.backward()
-        for name, values in {**stats, "loss": loss, "entropy": entropies}.items():
-            total = values.detach().double().sum()
+        stats = {**stats, "entropy": entropies}
+        found = {k: v.detach().double().sum() for k, v in {**stats, "loss": loss}.items()}
+        for name, total in {**found, **depth_sums(row.columns, stats)}.items():
             sums[name] = sums[name] + total if name in sums else total
 
     def _label_norms(

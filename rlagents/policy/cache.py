@@ -92,6 +92,12 @@ class SlotLayer(CacheLayerMixin):
         if self.keys is not None and self.values is not None:
             self.keys, self.values = _grown(self.keys, slots), _grown(self.values, slots)
 
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        """Copy the positions from `start` to `stop` of one slot into another."""
+        for store in (self.keys, self.values):
+            if store is not None:
+                store[target, :, start:stop] = store[source, :, start:stop]
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """(K, 0); masks are passed ready-made, so that nothing is derived from it."""
         return self._current.keys, 0
@@ -172,6 +178,12 @@ class SlotModel:
         self.slots = slots
         for layer in self._layers:
             layer.grow(slots)
+
+    @torch.inference_mode()
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        """Copy what is cached at the positions from `start` to `stop` of a slot into another."""
+        for layer in self._layers:
+            layer.copy(source, target, start, stop)
 
     @torch.inference_mode()
     def clear(self) -> None:

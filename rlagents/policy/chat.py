@@ -13,7 +13,7 @@ tokens: text from outside that spells one is encoded as ordinary text. Torch-fre
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -136,6 +136,25 @@ class Chat:
             parts.append(self._text_ids(piece) if plain else self._template_ids(piece))
         return np.concatenate(parts)
 
+    def render_messages(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
+        """Whole messages as the template writes them, without this chat's system message.
+
+        Args:
+            messages: with whatever keys the template knows, such as `tool_calls`.
+            prompt: end with the generation prompt.
+            tools: JSON schemas of tools.
+
+        Raises:
+            ConfigError: when the template refuses it.
+        """
+        return _applied(self._tokenizer, messages, prompt, tools)
+
     def _find_end(self) -> int:
         special = set(self._tokenizer.all_special_ids)
         special |= {i for i, t in self._tokenizer.added_tokens_decoder.items() if t.special}
@@ -216,16 +235,24 @@ def _rewrites(chat: Chat) -> bool:
 
 
 def _apply(tokenizer: Any, messages: Sequence[Message]) -> str:
+    prompt = bool(messages) and messages[-1][0] != "assistant"
+    return _applied(tokenizer, [{"role": role, "content": text} for role, text in messages], prompt)
+
+
+def _applied(
+    tokenizer: Any,
+    conversation: Sequence[Mapping[str, Any]],
+    prompt: bool,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> str:
     import jinja2  # the template language itself; only where a template is rendered
 
-    conversation = [{"role": role, "content": text} for role, text in messages]
-    prompt = bool(messages) and messages[-1][0] != "assistant"
     try:
         return tokenizer.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=prompt
+            list(conversation), tokenize=False, add_generation_prompt=prompt, tools=tools
         )
     except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
-        roles = ", ".join(role for role, _ in messages)
+        roles = ", ".join(message["role"] for message in conversation)
         raise ConfigError(
             f"policy.model: the chat template refuses the conversation ({roles}): {error}"
         ) from error

@@ -6,7 +6,9 @@ One thread owns the model. Callers put requests into an inbox and get futures.
 
 A conversation keeps its slot after a turn, so that the next turn costs its new tokens. A request
 carries the whole context: the engine keeps the longest prefix that it has cached and computes the
-rest. When all slots are taken, the least recently used idle conversation is dropped; its next
+rest. A conversation of which nothing is cached takes the keys of what its prompt begins with from
+another that begins alike, once they are computed there: the members of a group share their card.
+When all slots are taken, the least recently used idle conversation is dropped; its next
 turn computes its context again.
 """
 
@@ -32,6 +34,10 @@ from rlagents.policy.slots import Slot, SlotTable, Turn
 
 PREFILL_TOKENS = 4096
 """Tokens of one prefill pass over several conversations; bounds its memory."""
+
+
+LEAST_COPIED = 32
+"""Prompt tokens that are worth copying from another slot, and waiting for."""
 
 
 class Codec(Protocol):
@@ -64,7 +70,7 @@ class LocalEngine:
         cache_tokens: tokens kept cached; room for cache_tokens // window conversations.
         max_batch: most conversations sampled at once.
         deterministic: a turn depends on its own conversation alone, bit for bit, whatever runs
-            beside it: every pass then has one row, and nothing is ever dropped.
+            beside it: every pass then has one row, and nothing is ever dropped or copied.
         prefill_chunk: most tokens of one conversation in a prefill pass.
 
     Raises:
@@ -108,7 +114,7 @@ class LocalEngine:
         )
         self._active: list[Turn] = []
         self._waiting: deque[_Waiting | _Load] = deque()
-        self._sampled = self._computed = self._reused = 0
+        self._sampled = self._computed = self._reused = self._copied = 0
         self._busy = 0.0
         self._wake = threading.Condition()
         self._inbox: list[_Waiting | _Load | str] = []
@@ -161,13 +167,15 @@ class LocalEngine:
     def stats(self) -> dict[str, float]:
         """Totals since the start.
 
-        Tokens sampled, prompt tokens computed and reused, conversations dropped to make room
-        (`evictions`), and seconds with work to do (`busy_s`).
+        Tokens sampled; prompt tokens computed, reused from the conversation's own cache, and copied
+        from another's; conversations dropped to make room (`evictions`); seconds with work to do
+        (`busy_s`).
         """
         return {
             "sampled_tokens": self._sampled,
             "computed_prompt_tokens": self._computed,
             "reused_prompt_tokens": self._reused,
+            "copied_prompt_tokens": self._copied,
             "evictions": self._table.evictions,
             "busy_s": self._busy,
         }
@@ -275,12 +283,32 @@ class LocalEngine:
 
     def _step(self) -> None:
         """One prefill pass for each size of what is new, then one token for everyone ready."""
-        fresh = [t for t in self._active if t.todo]
+        fresh = [t for t in self._active if t.todo and not self._waits(t)]
         for group, size in self._groups(fresh):
             self._pass(group, size)
         ready = [t for t in self._active if t.ids]
         for group in [[t] for t in ready] if self._deterministic else [ready] if ready else []:
             self._pass(group, 1)
+
+    def _waits(self, turn: Turn) -> bool:
+        """Take keys from a slot that begins alike; True while another turn still computes them.
+
+        The other turn began earlier, so that the first of all never waits.
+        """
+        start = turn.slot.length
+        if self._deterministic or start >= LEAST_COPIED or turn.todo <= LEAST_COPIED:
+            return False
+        lender, common = self._table.lender(turn) or (turn.slot, 0)
+        if common - start < LEAST_COPIED:
+            return False
+        if lender.length < common:
+            return True
+        self._model.copy(lender.index, turn.slot.index, start, common)
+        turn.slot.length = common
+        turn.reused += common - start
+        self._computed -= common - start
+        self._copied += common - start
+        return False
 
     def _groups(self, turns: list[Turn]) -> list[tuple[list[Turn], int]]:
         """Turns that prefill together, and how many tokens of each at most."""

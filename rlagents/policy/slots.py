@@ -36,7 +36,7 @@ class Turn:
     uniforms: list[float]
     """One number in [0, 1) for each token that may be sampled."""
     reused: int
-    """Prompt tokens that were cached."""
+    """Prompt tokens whose keys were cached, here or in the slot they were copied from."""
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
@@ -116,6 +116,27 @@ class SlotTable:
         slot.turn, slot.used = turn, self._clock
         return turn
 
+    def lender(self, turn: Turn) -> tuple[Slot, int] | None:
+        """The other slot that begins most like the turn's prompt, and how many tokens of it.
+
+        A slot whose turn began earlier counts with its whole prompt: what is not computed of that
+        yet (see `Slot.length`) will be. None where nothing is alike.
+        """
+        prompt = np.asarray(turn.request.prompt_ids, np.int32)[:-1]
+        best = None
+        for slot in self.slots:
+            known = slot.length
+            if slot.turn is not None and slot.used < turn.slot.used:
+                known = max(known, len(slot.turn.request.prompt_ids))
+            size = min(known, len(prompt))
+            if slot is turn.slot or not size or slot.ids[0] != prompt[0]:
+                continue
+            differ = np.flatnonzero(slot.ids[:size] != prompt[:size])
+            common = int(differ[0]) if len(differ) else size
+            if best is None or (common, slot.length) > (best[1], best[0].length):
+                best = slot, common
+        return best
+
     def release(self, conversation: str) -> Turn | None:
         """Free the conversation's slot; returns the turn that was sampled there."""
         slot = self._by_name.pop(conversation, None)
@@ -126,9 +147,10 @@ class SlotTable:
         return turn
 
     def forget(self) -> None:
-        """Nothing is cached any more; the conversations keep their slots."""
+        """Nothing is cached any more, so no conversation needs its slot: none may have a turn."""
+        self._by_name.clear()
         for slot in self.slots:
-            slot.length = 0
+            slot.conversation, slot.length = None, 0
 
     def _add(self, count: int) -> Slot:
         start = len(self.slots)

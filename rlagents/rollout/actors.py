@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from rlagents.errors import ConfigError, EnvironmentFailure, SamplerError, boundary
 from rlagents.policy.sampler import Sampler, SampleRequest, Sampling
-from rlagents.rollout.context import Window
+from rlagents.rollout.context import Prompt, Window
 from rlagents.rollout.episode import Action, plain_text
-from rlagents.types import EpisodeKey, IntArray
+from rlagents.types import EpisodeKey, IntArray, TurnKind
 
 
 class PolicyActor:
@@ -37,34 +39,52 @@ class PolicyActor:
         self._base_seed = base_seed
         self._timeout_s = timeout_s
         self._turn = 0
+        self._prompt: Prompt | None = None
+        self._branches: set[str] = set()
 
     def act(self, observation: str) -> Action | None:
-        """Sample the next action.
+        """Sample the answer to what the environment said.
 
         Raises:
             SamplerError: when the engine fails or does not answer in time.
         """
         try:
-            prompt = self._window.observe(observation)
+            self._prompt = self._window.observe(observation)
         except ConfigError as error:  # a template that refuses this one conversation
             raise SamplerError(str(error)) from error
+        return self.proceed()
+
+    def proceed(self) -> Action | None:
+        """Sample the answer to what the window said."""
+        prompt = self._prompt
         if prompt is None:
             return None
         self._turn += 1
+        sampling = self._sampling
+        if prompt.max_tokens is not None:
+            sampling = replace(sampling, max_tokens=prompt.max_tokens)
         request = SampleRequest(
-            conversation=self._conversation,
+            conversation=self._conversation + prompt.branch,
             prompt_ids=prompt.prompt_ids,
-            sampling=self._sampling,
+            sampling=sampling,
             seed=self._key.seed(self._base_seed, self._turn),
         )
+        if prompt.branch:
+            self._branches.add(prompt.branch)
         try:
             sampled = self._sampler.sample(request).result(timeout=self._timeout_s)
         except FutureTimeout as error:
             raise SamplerError(f"no answer within {self._timeout_s:g} s") from error
-        self._window.act(sampled.ids, sampled.text)
+        step = self._window.act(sampled.ids, sampled.text)
+        self._prompt = step.prompt
+        # A branch that is not gone on with at once has given its answer.
+        self._release({step.prompt.branch} if step.prompt is not None else set())
         return Action(
-            text=sampled.text,
+            text=step.text if step.kind is TurnKind.ACTION else sampled.text,
+            kind=step.kind,
+            observation=prompt.observation,
             context=prompt.context,
+            dropped_tokens=prompt.dropped_tokens,
             observation_ids=prompt.added_ids,
             action_ids=sampled.ids,
             logprobs=sampled.logprobs,
@@ -72,9 +92,16 @@ class PolicyActor:
             weights_version=sampled.weights_version,
         )
 
+    def _release(self, needed: Set[str]) -> None:
+        for branch in self._branches - needed:
+            self._sampler.release(self._conversation + branch)
+        self._branches &= needed
+
     def close(self) -> None:
-        """Free the conversation's cache."""
+        """Free the conversation's cache, and what the window holds."""
+        self._release(set())
         self._sampler.release(self._conversation)
+        self._window.close()
 
 
 class ScriptedActor:
@@ -93,29 +120,52 @@ class ScriptedActor:
         self._act = act
         self._window = window
         self._encode = encode
+        self._prompt: Prompt | None = None
 
     def act(self, observation: str) -> Action | None:
-        """The script's next action."""
-        with boundary(EnvironmentFailure, "scripted policy"):
-            text = plain_text(self._act(observation), "an action")
-        ids = self._encode(text)
+        """The script's answer to what the environment said."""
         if self._window is None:
-            context, added = 0, np.zeros(0, np.int32)
-        else:
-            prompt = self._window.observe(observation)
-            if prompt is None:
-                return None
-            self._window.act(ids, text)
-            context, added = prompt.context, prompt.added_ids
+            return self._answer(observation, self._said(observation))
+        self._prompt = self._window.observe(observation)
+        return self.proceed()
+
+    def proceed(self) -> Action | None:
+        """The script's answer to what the window said."""
+        prompt = self._prompt
+        if prompt is None or self._window is None:
+            return None
+        text = self._said(prompt.observation)
+        ids = self._encode(text)
+        step = self._window.act(ids, text)
+        self._prompt = step.prompt
+        return self._answer(
+            prompt.observation,
+            step.text if step.kind is TurnKind.ACTION else text,
+            kind=step.kind,
+            context=prompt.context,
+            dropped_tokens=prompt.dropped_tokens,
+            observation_ids=prompt.added_ids,
+            action_ids=ids,
+        )
+
+    def _said(self, observation: str) -> str:
+        with boundary(EnvironmentFailure, "scripted policy"):
+            return plain_text(self._act(observation), "an action")
+
+    def _answer(self, observation: str, text: str, **known: Any) -> Action:
+        ids = known.pop("action_ids") if "action_ids" in known else self._encode(text)
+        nothing = {"context": 0, "observation_ids": np.zeros(0, np.int32)}
         return Action(
             text=text,
-            context=context,
-            observation_ids=added,
+            observation=observation,
             action_ids=ids,
             logprobs=np.zeros(len(ids), np.float32),
             temperature=1.0,
             weights_version=0,
+            **{**nothing, **known},
         )
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Free what the window holds."""
+        if self._window is not None:
+            self._window.close()

@@ -22,6 +22,8 @@ from rlagents.errors import (
     SamplerError,
     boundary,
 )
+from rlagents.rollout.gate import Gate
+from rlagents.rollout.recorded import repeated
 from rlagents.types import (
     EpisodeKey,
     ErrorRecord,
@@ -31,11 +33,14 @@ from rlagents.types import (
     Task,
     Trajectory,
     Turn,
+    TurnKind,
 )
 
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 """Of a reward or a potential."""
 LARGEST_METRIC = float(np.finfo(np.float64).max)
+AT_THE_GATE = "the next iteration"
+"""What a paused episode waits for."""
 
 
 class TextEnv(Protocol):
@@ -59,6 +64,7 @@ class Action:
     """What an actor answers: text for the environment, ids for training."""
 
     text: str
+    """For the environment, where the kind is `ACTION`."""
     context: int
     observation_ids: IntArray
     """[O]"""
@@ -68,13 +74,21 @@ class Action:
     """[A]"""
     temperature: float
     weights_version: int
+    kind: TurnKind = TurnKind.ACTION
+    observation: str = ""
+    """What it answers, where the kind is another: then the environment has not said it."""
+    dropped_tokens: int = 0
 
 
 class Actor(Protocol):
     """Chooses actions for one episode."""
 
     def act(self, observation: str) -> Action | None:
-        """The next action; None where the observation does not fit into the window."""
+        """An answer to the observation; None where it does not fit into the window."""
+        ...
+
+    def proceed(self) -> Action | None:
+        """The next answer after one that was not for the environment."""
         ...
 
     def close(self) -> None: ...
@@ -97,7 +111,14 @@ class Progress:
 
     key: EpisodeKey
     task: Task
+    recorded: tuple[Turn, ...] = ()
+    """Turns that were played before, and must repeat themselves."""
+    gate: Gate = field(default_factory=Gate)
     turns: list[Turn] = field(default_factory=list)
+    actions: int = 0
+    """Turns with the environment."""
+    tokens: int = 0
+    """Sampled so far."""
     observation: str = ""
     potential: float = 0.0
     """Of the state that `observation` shows."""
@@ -109,6 +130,45 @@ class Progress:
     outcome: Trajectory | None = None
     """Set once, by the episode's thread or by the watchdog that has given up on it."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def record(self, turn: Turn) -> int:
+        """Append a turn; its number.
+
+        Raises:
+            EnvironmentFailure: when the turn was played before, and was another.
+        """
+        number = len(self.turns)
+        if number < len(self.recorded):
+            turn = repeated(number, self.recorded[number], turn)
+        self.turns.append(turn)
+        self.actions += turn.kind is TurnKind.ACTION
+        self.tokens += len(turn.action_ids)
+        if number + 1 == len(self.recorded):  # the time of then counts, that of repeating not
+            spent = sum(t.sampled_s + t.environment_s for t in self.recorded)
+            self.started = time.monotonic() - spent
+        return number
+
+    @contextmanager
+    def sampling(self, seconds: float) -> Iterator[None]:
+        """Wait while the episode is paused, which counts for nothing; then for the sampler."""
+        self.waits_for, self.since = AT_THE_GATE, time.monotonic()
+        with self.gate.through():
+            self.started += time.monotonic() - self.since
+            with self.waiting("sampler", seconds):
+                yield
+
+    def so_far(self, known: int = 0) -> Trajectory:
+        """What there is of an episode that is not over, without its first `known` turns."""
+        turns = tuple(self.turns)
+        if len(turns) < len(self.recorded):
+            turns = self.recorded
+        return Trajectory(
+            key=self.key,
+            task=self.task,
+            turns=turns[known:],
+            final_observation=self.observation,
+            stop=StopReason.PAUSED,
+        )
 
     @contextmanager
     def waiting(self, what: str, seconds: float) -> Iterator[None]:
@@ -175,19 +235,27 @@ def run_episode(
             boundary(EnvironmentFailure, "making the actor"),
         ):
             actor = make_actor(env)
+        inside = False  # whether it is the window that is to be answered
         while (stop := _limit_reached(progress, limits)) is None:
-            begun = time.monotonic()
             with (
-                progress.waiting("sampler", limits.sampler_timeout_s),
+                progress.sampling(limits.sampler_timeout_s),
                 boundary(SamplerError, "choosing an action"),
             ):
-                action = actor.act(progress.observation)
+                begun = time.monotonic()
+                action = actor.proceed() if inside else actor.act(progress.observation)
             if action is None:
                 return progress.finish(StopReason.CONTEXT_LIMIT)
             sampled = time.monotonic()
+            inside = action.kind is not TurnKind.ACTION
+            if inside:
+                if progress.outcome is not None:
+                    return progress.outcome
+                turn = _turn(action, action.observation, 0.0, 0.0, begun, sampled)
+                on_turn(progress.record(turn), turn)
+                continue
             with (
                 progress.waiting("env.step", limits.env_timeout_s),
-                _environment(f"step {len(progress.turns)}"),
+                _environment(f"step {progress.actions}"),
             ):
                 observation, reward, terminated, truncated, info = env.step(action.text)
                 reward = _number(reward, "a reward")
@@ -196,9 +264,8 @@ def run_episode(
                 metrics, potential = _metrics(info), _potential(info)
             if progress.outcome is not None:
                 return progress.outcome
-            turn = _turn(action, progress, reward, begun, sampled)
-            progress.turns.append(turn)
-            on_turn(len(progress.turns) - 1, turn)
+            turn = _turn(action, progress.observation, progress.potential, reward, begun, sampled)
+            on_turn(progress.record(turn), turn)
             progress.observation, progress.potential = following, potential
             progress.metrics = metrics
             if terminated or truncated:
@@ -234,26 +301,35 @@ class _environment(boundary):
 def _limit_reached(progress: Progress, limits: Limits) -> StopReason | None:
     if progress.outcome is not None:
         return progress.outcome.stop
-    if len(progress.turns) >= limits.max_turns:
+    if progress.actions >= limits.max_turns:
         return StopReason.TURN_LIMIT
     if time.monotonic() - progress.started >= limits.max_seconds:
         return StopReason.TIME_LIMIT
-    if sum(len(turn.action_ids) for turn in progress.turns) >= limits.max_tokens:
+    if progress.tokens >= limits.max_tokens:
         return StopReason.TOKEN_LIMIT
     return None
 
 
-def _turn(action: Action, progress: Progress, reward: float, begun: float, sampled: float) -> Turn:
+def _turn(
+    action: Action,
+    observation: str,
+    potential: float,
+    reward: float,
+    begun: float,
+    sampled: float,
+) -> Turn:
     with boundary(SamplerError, "recording the turn"):
         return Turn(
-            observation=progress.observation,
+            observation=observation,
             action=action.text,
             observation_ids=action.observation_ids,
             action_ids=action.action_ids,
             behaviour_logprobs=action.logprobs,
             reward=reward,
-            potential=progress.potential,
+            potential=potential,
             context=action.context,
+            kind=action.kind,
+            dropped_tokens=action.dropped_tokens,
             temperature=action.temperature,
             weights_version=action.weights_version,
             sampled_s=sampled - begun,

@@ -1,7 +1,7 @@
 """Episodes in Ray actors.
 
 Ray holds no truth: a lost actor is replaced and its jobs run again under the same keys, which
-give the same seeds.
+give the same seeds; those of which there is a snapshot, from there on.
 """
 
 from __future__ import annotations
@@ -9,20 +9,24 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from rlagents.errors import WorkerLost
-from rlagents.rollout.worker import Job, RolloutWorker, Waiting
-from rlagents.types import ErrorRecord, StopReason, Trajectory
+from rlagents.rollout.worker import Job, Played, RolloutWorker, Waiting
+from rlagents.types import EpisodeKey, ErrorRecord, StopReason, Trajectory
 
 START_TIMEOUT_S = 180.0
 CALL_TIMEOUT_S = 120.0
 MAX_ATTEMPTS = 3
+PLAYED_EVERY_S = 0.1
+"""Workers are asked for what they have played no more often than this."""
 
 
 class WorkerActor:
@@ -40,6 +44,18 @@ class WorkerActor:
         self._worker.load(weights, version)
         return version
 
+    def pause(self, keys: Collection[EpisodeKey]) -> None:
+        self._worker.pause(keys)
+
+    def resume(self) -> None:
+        self._worker.resume()
+
+    def snapshot(self, known: Mapping[EpisodeKey, int]) -> list[Trajectory]:
+        return self._worker.snapshot(known)
+
+    def played(self) -> Played:
+        return self._worker.played()
+
     def waiting(self) -> list[Waiting]:
         return self._worker.waiting()
 
@@ -50,8 +66,20 @@ class WorkerActor:
         self._worker.close()
 
 
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """A job that an actor has."""
+
+    job: Job
+    attempt: int
+    """How many times it was lost before."""
+    index: int
+    """Of the actor."""
+    paused: bool = False
+
+
 class RayPool:
-    """Ray actors that each run `concurrency` episodes."""
+    """Ray actors that each run `concurrency` episodes at once, paused ones not counted."""
 
     def __init__(
         self,
@@ -70,14 +98,23 @@ class RayPool:
         self._build = build
         self._concurrency = concurrency
         self._notify = notify
-        # A threaded actor; the extra threads answer `load`, `waiting` and `stats` at any time.
+        # A threaded actor: as many episodes may stand still as play, and the extra threads answer
+        # everything else at any time.
         self._actor_class = ray.remote(WorkerActor).options(
-            num_cpus=1, num_gpus=num_gpus, max_concurrency=concurrency + 4, max_restarts=0
+            num_cpus=1, num_gpus=num_gpus, max_concurrency=2 * concurrency + 4, max_restarts=0
         )
         self._queue: deque[tuple[Job, int]] = deque()
-        self._running: dict[Any, tuple[Job, int, int]] = {}
-        """By the reference to its result: the job, earlier attempts, index of its actor."""
+        self._held: deque[tuple[Job, int]] = deque()
+        """Paused jobs that no actor has."""
+        self._running: dict[Any, _Run] = {}
+        """By the reference to its result."""
         self._given_up: deque[Trajectory] = deque()
+        self._late: deque[Trajectory] = deque()
+        """Paused ones that were given up."""
+        self._played = [Played(0, 0)] * workers
+        self._played_before = Played(0, 0)
+        """By actors that are gone."""
+        self._asked = 0.0
         self._weights: tuple[Any, int] | None = None
         self.restarts = 0
         cpus = ray.cluster_resources().get("CPU", 0)
@@ -103,12 +140,13 @@ class RayPool:
 
     def _dispatch(self) -> None:
         loads = [0] * len(self._actors)
-        for _, _, index in self._running.values():
-            loads[index] += 1
+        for run in self._running.values():
+            loads[run.index] += not run.paused
         while self._queue and min(loads) < self._concurrency:
             index = loads.index(min(loads))
             job, attempt = self._queue.popleft()
-            self._running[self._actors[index].run.remote(job)] = (job, attempt, index)
+            reference = self._actors[index].run.remote(job)
+            self._running[reference] = _Run(job=job, attempt=attempt, index=index)
             loads[index] += 1
 
     def wait(self, timeout: float) -> Trajectory | None:
@@ -118,9 +156,10 @@ class RayPool:
             BaseException: what `RolloutWorker.run` raised in the worker.
         """
         if not self._given_up:
-            if not self._running:
+            playing = [ref for ref, run in self._running.items() if not run.paused]
+            if not playing:
                 return None
-            done, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout)
+            done, _ = ray.wait(playing, num_returns=1, timeout=timeout)
             if not done:
                 return None
             try:
@@ -129,7 +168,7 @@ class RayPool:
                 del self._running[done[0]]
                 raise error.cause from error
             except RayError as error:
-                self._replace(self._running[done[0]][2], error)
+                self._replace(self._running[done[0]].index, error)
             else:
                 del self._running[done[0]]
                 self._dispatch()
@@ -142,14 +181,14 @@ class RayPool:
         Raises:
             WorkerLost: when the new actor does not come up.
         """
-        lost = [(ref, value) for ref, value in self._running.items() if value[2] == index]
-        again: list[tuple[Job, int]] = []
-        for ref, (job, attempt, _) in lost:
+        lost = {ref: run for ref, run in self._running.items() if run.index == index}
+        again = [run for run in lost.values() if run.attempt + 1 < MAX_ATTEMPTS]
+        for ref, run in lost.items():
             del self._running[ref]
-            if attempt + 1 < MAX_ATTEMPTS:
-                again.append((job, attempt + 1))
-            else:
-                self._given_up.append(_lost(job, error))
+            if run.attempt + 1 == MAX_ATTEMPTS:
+                (self._late if run.paused else self._given_up).append(_lost(run.job, error))
+        self._played_before = _sum([self._played_before, self._played[index]])
+        self._played[index] = Played(0, 0)
         self.restarts += 1
         self._notify(
             f"rollout worker {index} died ({_reason(error)}); "
@@ -161,8 +200,68 @@ class RayPool:
         self._ready([index])
         for _, second in self._send_weights([index]):
             raise WorkerLost(f"rollout worker {index} died again: {_reason(second)}") from second
-        self._queue.extendleft(reversed(again))
+        for run in reversed(again):
+            (self._held if run.paused else self._queue).appendleft((run.job, run.attempt + 1))
         self._dispatch()
+
+    def pause(self) -> None:
+        """Stop everything that was submitted so far, each episode before its next turn.
+
+        Raises:
+            WorkerLost: as `load`.
+        """
+        self._held += self._queue
+        self._queue.clear()
+        self._late += self._given_up
+        self._given_up.clear()
+        for run in self._running.values():
+            run.paused = True
+        self._tell("pause", frozenset(run.job.key for run in self._running.values()))
+
+    def resume(self) -> None:
+        """Let it go on, before anything that was submitted since.
+
+        Raises:
+            WorkerLost: as `load`.
+        """
+        for run in self._running.values():
+            run.paused = False
+        self._tell("resume")
+        self._queue.extendleft(reversed(self._held))
+        self._held.clear()
+        self._given_up += self._late
+        self._late.clear()
+        self._dispatch()
+
+    def snapshot(self) -> list[Trajectory]:
+        """What there is of everything that was submitted and not handed out.
+
+        Only turns that are new since the last snapshot come from the workers; an episode whose
+        worker is lost later goes on from here.
+        """
+        known = {run.job.key: len(run.job.recorded) for run in self._running.values()}
+        found: dict[EpisodeKey, Trajectory] = {}
+        for reference in [actor.snapshot.remote(known) for actor in self._actors]:
+            with contextlib.suppress(RayError):  # who notices a death is `wait`
+                found |= {t.key: t for t in ray.get(reference, timeout=CALL_TIMEOUT_S)}
+        for run in self._running.values():
+            if run.job.key in found:
+                turns = run.job.recorded + found[run.job.key].turns
+                run.job = replace(run.job, recorded=turns)
+        jobs = [run.job for run in self._running.values()]
+        jobs += [job for job, _ in (*self._held, *self._queue)]
+        return [job.paused() for job in jobs]
+
+    def played(self) -> Played:
+        """Turns and tokens so far, as the workers last said."""
+        if time.monotonic() - self._asked >= PLAYED_EVERY_S:
+            references = [actor.played.remote() for actor in self._actors]
+            ray.wait(references, num_returns=len(references), timeout=5.0)
+            for index, reference in enumerate(references):
+                with contextlib.suppress(RayError):
+                    self._played[index] = ray.get(reference, timeout=0)
+            self._asked = time.monotonic()
+        return _sum([self._played_before, *self._played])
 
     def load(self, weights: Mapping[str, Any], version: int) -> None:
         """New weights for every worker; returns when all have loaded them.
@@ -172,15 +271,22 @@ class RayPool:
             SamplerError: when they do not fit the policy.
         """
         self._weights = (ray.put(dict(weights)), version)
-        for index, error in self._send_weights(range(len(self._actors))):
-            self._replace(index, error)
+        self._tell("load", *self._weights)
 
     def _send_weights(self, indices: Iterable[int]) -> list[tuple[int, RayError]]:
-        """Send the newest weights to all at once, then wait for each. Returns those that died."""
-        if self._weights is None:
-            return []
-        reference, version = self._weights
-        sent = [(i, self._actors[i].load.remote(reference, version)) for i in indices]
+        """Send the newest weights; returns those that died."""
+        return [] if self._weights is None else self._call(indices, "load", *self._weights)
+
+    def _tell(self, what: str, *arguments: Any) -> None:
+        """Call a method of all actors; those that died are replaced."""
+        for index, error in self._call(range(len(self._actors)), what, *arguments):
+            self._replace(index, error)
+
+    def _call(
+        self, indices: Iterable[int], what: str, *arguments: Any
+    ) -> list[tuple[int, RayError]]:
+        """Call a method of many actors at once, then wait for each. Returns those that died."""
+        sent = [(i, getattr(self._actors[i], what).remote(*arguments)) for i in indices]
         died: list[tuple[int, RayError]] = []
         for index, answer in sent:
             try:
@@ -191,7 +297,7 @@ class RayPool:
                 raise error.cause from error
             except GetTimeoutError as error:
                 raise WorkerLost(
-                    f"rollout worker {index} did not load weights within {CALL_TIMEOUT_S:g} s"
+                    f"rollout worker {index} did not answer ({what}) within {CALL_TIMEOUT_S:g} s"
                 ) from error
         return died
 
@@ -222,6 +328,11 @@ class RayPool:
         for actor in self._actors:
             ray.kill(actor)
         self._actors = []
+
+
+def _sum(parts: Iterable[Played]) -> Played:
+    turns, tokens = zip(*parts, strict=True)
+    return Played(sum(turns), sum(tokens))
 
 
 def _lost(job: Job, error: RayError) -> Trajectory:

@@ -1,35 +1,61 @@
-"""From a plan to scored groups, an iteration at a time.
+"""From slots to scored groups, an iteration at a time.
 
-    Plan --slots--> TaskSource --jobs--> Pool --trajectories--> groups --Scorer--> kept | dropped
-            ^                                                     ^                          |
-            |                                          earlier successes                     |
-            +--------------------- one more slot for each dropped group ---------------------+
+    Plan --slots--> TaskSource --jobs--> Pool --trajectories--> groups --ScoringQueue-->
+            ^                                                     ^          kept | dropped
+            |                                          earlier successes             |
+            +----------------- one more slot for each dropped group -----------------+
 
-`max_staleness` 0 is the only bound so far: all groups of an iteration are sampled under the
-weights that every worker has loaded before it began.
+Without a budget an iteration waits for all of its groups. With one it ends when that is spent:
+what plays is paused, and goes on first in the next iteration, under newer weights; each turn knows
+the version that sampled it. Either way an iteration's groups are sampled under weights that every
+worker has loaded before it began, or before an earlier one did.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 
 from rlagents.algos.history import Outcome
-from rlagents.algos.sampling import Plan, Slot
+from rlagents.algos.sampling import Plan
 from rlagents.data.tasks import TaskSource
-from rlagents.errors import RlagentsError
+from rlagents.errors import JudgeError, RlagentsError
 from rlagents.policy.sampler import Sampling
+from rlagents.rollout.episode import Limits
+from rlagents.rollout.groups import Dealt, OpenGroup, Place, RolloutState, SavedGroup
 from rlagents.rollout.ledger import Ledger
 from rlagents.rollout.pool import Pool
+from rlagents.rollout.recorded import FIRST, STREAM
 from rlagents.rollout.worker import Job
-from rlagents.scoring.scorer import Scorer
-from rlagents.types import EpisodeKey, Group, ScoredGroup, Task, Trajectory
+from rlagents.scoring.queue import ScoringQueue
+from rlagents.scoring.scorer import JUDGE_ERROR
+from rlagents.stages import Stage
+from rlagents.telemetry.spans import Spans
+from rlagents.types import EpisodeKey, ErrorRecord, Group, ScoredGroup, Trajectory, Turn
 
 POLL_S = 0.5
+QUICK_POLL_S = 0.05
+"""While something else than an episode's end may happen: a score, the end of a budget."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """When an iteration of partial rollouts ends; 0 is no such budget."""
+
+    turns: int = 0
+    """With the environment, sampled since the iteration began, by unfinished episodes too."""
+    tokens: int = 0
+    """Sampled, likewise."""
+    seconds: float = 0.0
+
+    def spent(self, turns: int, tokens: int, seconds: float) -> bool:
+        """Whether any of them is."""
+        return 0 < self.turns <= turns or 0 < self.tokens <= tokens or 0 < self.seconds <= seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +63,20 @@ class Collected:
     """What an iteration's rollouts gave."""
 
     plan: Plan
+    """The one that was dealt last."""
+    block: int = 0
+    """Its number."""
     kept: tuple[ScoredGroup, ...]
     dropped: tuple[tuple[ScoredGroup, str], ...]
     """Groups that are not worth training on, and why."""
     replayed: frozenset[EpisodeKey] = frozenset()
     """Members that an earlier iteration sampled, and accounted for."""
+    dealt: Mapping[Place, Dealt] = field(default_factory=dict)
+    """What each group attempted."""
+    resumed: int | None = None
+    """Trajectories that went on from earlier iterations; None where none can."""
+    paused: int | None = None
+    """Trajectories that go on in the next iteration."""
 
     @property
     def groups(self) -> tuple[ScoredGroup, ...]:
@@ -50,24 +85,30 @@ class Collected:
 
     @property
     def sampled(self) -> tuple[ScoredGroup, ...]:
-        """All of them, without replayed members: what this iteration paid for."""
+        """All of them, without replayed members: what was paid for."""
         return tuple(self.own(group) for group in self.groups)
 
     @property
     def trajectories(self) -> list[Trajectory]:
-        """All that this iteration sampled."""
+        """All members, without replayed ones."""
         return [t for g in self.sampled for t in g.group.trajectories]
 
-    @property
-    def outcomes(self) -> list[Outcome]:
-        """What `algos.history.learn` learns from: groups of tasks that come back, by slot."""
-        groups = sorted(self.sampled, key=lambda g: g.group.trajectories[0].key)
-        indices = [self.plan.slots[g.group.trajectories[0].key.group].index for g in groups]
+    def of_stage(self, stage: int) -> list[ScoredGroup]:
+        """Groups that were started under a stage, without replayed members, by their places."""
+        groups = sorted(self.sampled, key=lambda g: _place(g.group.trajectories[0]))
+        return [g for g in groups if self._dealt(g).stage.number == stage]
+
+    def outcomes(self, stage: int = 0) -> list[Outcome]:
+        """What `algos.history.learn` learns from: a stage's groups of tasks that come back."""
+        pairs = [(self._dealt(group).slot.index, group) for group in self.of_stage(stage)]
         return [
-            Outcome(index=i, keys=tuple(t.key for t in g.group.trajectories), scores=g.scores)
-            for i, g in zip(indices, groups, strict=True)
-            if i is not None
+            Outcome(index=index, keys=tuple(t.key for t in g.group.trajectories), scores=g.scores)
+            for index, g in pairs
+            if index is not None
         ]
+
+    def _dealt(self, scored: ScoredGroup) -> Dealt:
+        return self.dealt[_place(scored.group.trajectories[0])]
 
     def own(self, scored: ScoredGroup) -> ScoredGroup:
         """One of the groups without replayed members."""
@@ -96,6 +137,27 @@ class Watch:
     """Called twice a second; raises to stop the loop."""
 
 
+class _Silence:
+    """Says who waits for what when nothing has happened for too long."""
+
+    def __init__(self, pool: Pool, watch: Watch) -> None:
+        self._pool = pool
+        self._watch = watch
+        self._last = time.monotonic()
+
+    def broken(self, by: object) -> None:
+        """Told after each wait what came of it; None is nothing."""
+        now = time.monotonic()
+        if by is not None:
+            self._last = now
+        elif now - self._last > self._watch.interval_s:
+            self._last = now
+            waiting = self._pool.waiting()
+            seconds = self._watch.interval_s
+            lines = [f"no episode has finished for {seconds:g} s; {len(waiting)} wait:"]
+            self._watch.report("\n  ".join(lines + [str(w) for w in waiting[:5]]))
+
+
 def finished(pool: Pool, outstanding: Callable[[], int], watch: Watch) -> Iterator[Trajectory]:
     """Yield trajectories while any are outstanding.
 
@@ -103,19 +165,13 @@ def finished(pool: Pool, outstanding: Callable[[], int], watch: Watch) -> Iterat
     half a second at a time; each episode is bounded by its own limits. Stops when: none are
     outstanding, or `watch.check` raises.
     """
-    last = time.monotonic()
+    silence = _Silence(pool, watch)
     while outstanding():
         watch.check()
         trajectory = pool.wait(POLL_S)
-        now = time.monotonic()
+        silence.broken(trajectory)
         if trajectory is not None:
-            last = now
             yield trajectory
-        elif now - last > watch.interval_s:
-            last = now
-            waiting = pool.waiting()
-            lines = [f"no episode has finished for {watch.interval_s:g} s; {len(waiting)} wait:"]
-            watch.report("\n  ".join(lines + [str(w) for w in waiting[:5]]))
 
 
 def run_all(pool: Pool, jobs: Iterable[Job], watch: Watch) -> Iterator[Trajectory]:
@@ -133,17 +189,27 @@ def run_all(pool: Pool, jobs: Iterable[Job], watch: Watch) -> Iterator[Trajector
         yield trajectory
 
 
-@dataclass(slots=True)
-class _Open:
-    """A group of which some members still play."""
+@dataclass(slots=True, kw_only=True)
+class _Found:
+    """What an iteration has come to so far."""
 
-    slot: Slot
-    task: Task
-    members: dict[int, Trajectory] = field(default_factory=dict)
+    dealt: dict[Place, Dealt] = field(default_factory=dict)
+    kept: dict[Place, ScoredGroup] = field(default_factory=dict)
+    dropped: dict[Place, tuple[ScoredGroup, str]] = field(default_factory=dict)
+    replayed: set[EpisodeKey] = field(default_factory=set)
 
 
 class RolloutStream:
     """Collects an iteration's groups; drops those without signal and samples others for them.
+
+    Groups are numbered by the plan, the block, that their slots are of. Without a budget each
+    iteration deals one block: `Plan.groups` slots at once, and one more for each dropped group.
+    With one, `Plan.groups` groups play at any time, each that is complete is replaced at once by
+    the next slot, and a block is planned when all slots of the one before it have been started; an
+    iteration ends as soon as the budget is spent and a group was kept (or as many were dropped as
+    a plan has slots). Under frozen weights the trajectories are the same either way, key by key.
+    What differs while learning: episodes that take long are trained on later and are older, so in
+    its first iterations a run sees more of the short ones.
 
     A group without success gets the earlier successes that its slot names as further members,
     recalled with the behaviour log-probabilities and weights versions of then. Their tokens are
@@ -160,98 +226,299 @@ class RolloutStream:
         *,
         pool: Pool,
         tasks: TaskSource,
-        scorer: Scorer,
+        queue: ScoringQueue,
         reject: Callable[[ScoredGroup], str | None],
         recall: Callable[[EpisodeKey], Trajectory | None],
         sampling: Sampling,
+        limits: Limits,
         ledger: Ledger,
         record: Callable[[Trajectory], object],
         watch: Watch,
+        spans: Spans,
+        budget: Budget | None = None,
     ) -> None:
+        """`limits` are the run's own; a stage replaces those that it has."""
         self._pool = pool
         self._tasks = tasks
-        self._scorer = scorer
+        self._queue = queue
         self._reject = reject
         self._recall = recall
         self._sampling = sampling
+        self._limits = limits
         self._ledger = ledger
         self._record = record
         self._watch = watch
+        self._spans = spans
+        self._budget = budget
+        self._open: dict[Place, OpenGroup] = {}
+        self._block = self._number = self._snapshots = 0
+        self._plan: Plan | None = None
+        self._again: list[Job] = []
+        """What a checkpoint had unfinished, to be played when weights are loaded."""
+        self._written: dict[EpisodeKey, int] = {}
+        """Turns of unfinished trajectories that are in snapshots."""
+
+    @property
+    def playing(self) -> int:
+        """Trajectories that have not ended."""
+        return sum(len(group.left) for group in self._open.values())
+
+    @property
+    def unsettled(self) -> int:
+        """Members of groups that are neither kept nor dropped."""
+        return sum(group.dealt.slot.attempts for group in self._open.values())
+
+    @property
+    def state(self) -> RolloutState:
+        """How far it is, between two iterations."""
+        return RolloutState(
+            block=self._block,
+            number=self._number,
+            plan=self._plan,
+            open=tuple(
+                SavedGroup(
+                    place=place,
+                    slot=group.dealt.slot,
+                    stage=group.dealt.stage.number,
+                    ended=tuple(sorted(group.members)),
+                )
+                for place, group in sorted(self._open.items())
+            ),
+            snapshots=self._snapshots,
+        )
+
+    def restore(
+        self,
+        state: RolloutState,
+        stage_of: Callable[[int], Stage],
+        recorded: Mapping[EpisodeKey, tuple[Turn, ...]] = MappingProxyType({}),
+    ) -> None:
+        """Go on from a checkpoint: members that ended are recalled, the others play again.
+
+        Args:
+            state: that of the checkpoint.
+            stage_of: a stage by its number.
+            recorded: turns of unfinished trajectories, by their keys.
+        """
+        self._block, self._number, self._plan = state.block, state.number, state.plan
+        self._snapshots = state.snapshots
+        for saved in state.open:
+            dealt = Dealt(place=saved.place, slot=saved.slot, stage=stage_of(saved.stage))
+            group = self._opened(dealt)
+            found = {member: self._recall(dealt.key(member)) for member in saved.ended}
+            group.members |= {member: t for member, t in found.items() if t is not None}
+            for member in group.left:
+                job = self._job(group, member, recorded.get(dealt.key(member), ()))
+                self._written[job.key] = len(job.recorded)
+                self._again.append(job)
+            if not group.left:
+                self._queue.submit(saved.place, group.group)
+
+    def snapshot(self) -> Iterator[Trajectory]:
+        """What unfinished trajectories have played since the snapshot before: for the journal.
+
+        Under keys of their own, `paused/N`; `rollout.recorded.joined` puts them together.
+        """
+        number, self._snapshots = self._snapshots, self._snapshots + 1
+        for trajectory in self._pool.snapshot():
+            key, turns = trajectory.key, trajectory.turns
+            first = self._written.get(key, 0)
+            if len(turns) > first:
+                self._written[key] = len(turns)
+                yield replace(
+                    trajectory,
+                    key=replace(key, stream=f"{STREAM}{number}"),
+                    turns=turns[first:],
+                    metrics={FIRST: float(first)},
+                )
 
     def collect(
         self,
         iteration: int,
-        plan: Plan,
+        plan_of: Callable[[int], Plan],
+        stage: Stage,
         advance: Callable[[Trajectory], None] = lambda trajectory: None,
     ) -> Collected:
         """Sample, score and filter the groups of one iteration.
 
-        The n-th group that is started takes slot n, and each dropped group starts one other while
-        slots are left, so which tasks are tried does not depend on timing.
+        Which tasks are tried does not depend on timing: groups take slots in their order, and
+        without a budget each dropped group starts one other while slots are left.
+
+        Consumes: slots, the pool's trajectories, the queue's scores. Produces: scored groups. Waits
+        for: the next trajectory or, where nothing plays, the next scores; both are bounded by
+        limits of their own. Stops when: the iteration is over, or `watch.check` raises.
+
+        Args:
+            iteration: for messages.
+            plan_of: the plan of a block.
+            stage: of groups that are started from now on; open ones keep theirs.
+            advance: called with each trajectory that has ended.
 
         Raises:
             RlagentsError: when every single trajectory failed: nothing can be learned like this.
         """
-        opened: list[_Open] = []
-        kept: dict[int, ScoredGroup] = {}
-        dropped: dict[int, tuple[ScoredGroup, str]] = {}
-        replayed: set[EpisodeKey] = set()
-
-        def start() -> None:
-            number = len(opened)
-            slot = plan.slots[number]
-            task = self._tasks.train(iteration, number, slot.index)
-            opened.append(_Open(slot, task))
-            for member in range(slot.attempts):
-                key = EpisodeKey(stream="train", iteration=iteration, group=number, member=member)
-                self._ledger.started += 1
-                self._pool.submit(Job(key=key, task=task, sampling=self._sampling))
-
-        def outstanding() -> int:
-            settled = len(kept) + len(dropped)
-            return len(opened) - settled
-
-        for _ in range(plan.groups):
-            start()
-        for trajectory in finished(self._pool, outstanding, self._watch):
-            self._record(trajectory)
-            advance(trajectory)
-            number = trajectory.key.group
-            group = opened[number]
-            group.members[trajectory.key.member] = trajectory
-            if len(group.members) < group.slot.attempts:
-                continue
-            scored, recalled = self._scored(group, plan.success)
-            replayed |= recalled
-            reason = self._reject(scored)
-            if reason is None:
-                kept[number] = scored
+        found, resumed = _Found(), self.playing
+        self._resume()
+        over = self._until()
+        silence = _Silence(self._pool, self._watch)
+        while True:
+            plan = self._fill(found, plan_of, stage)
+            if over(found, plan):
+                break
+            self._watch.check()
+            if self.playing:
+                hasty = self._budget is not None or self._queue.pending
+                trajectory = self._pool.wait(QUICK_POLL_S if hasty else POLL_S)
+                silence.broken(trajectory)
+                if trajectory is not None:
+                    self._take(trajectory)
+                    advance(trajectory)
+                self._settle(found, plan.success)
             else:
-                dropped[number] = (scored, reason)
-                if len(opened) < len(plan.slots):
-                    start()
+                with self._spans.span("score", iteration=iteration):
+                    self._settle(found, plan.success, POLL_S)
+        block = self._block
+        if self._budget is None:
+            self._block, self._number, self._plan = block + 1, 0, None
+        else:
+            self._pool.pause()
+        partial = self._budget is not None
         collected = Collected(
             plan=plan,
-            kept=tuple(kept[i] for i in sorted(kept)),
-            dropped=tuple(dropped[i] for i in sorted(dropped)),
-            replayed=frozenset(replayed),
+            block=block,
+            kept=tuple(found.kept[place] for place in sorted(found.kept)),
+            dropped=tuple(found.dropped[place] for place in sorted(found.dropped)),
+            replayed=frozenset(found.replayed),
+            dealt=found.dealt,
+            resumed=resumed if partial else None,
+            paused=self.playing if partial else None,
         )
         _stop_if_all_failed(collected.trajectories, iteration)
+        _stop_if_unscored(collected.groups, iteration, self._queue.last_error)
         return collected
 
-    def _scored(self, group: _Open, success: float) -> tuple[ScoredGroup, set[EpisodeKey]]:
-        """The group's scores, and which members were added because it has no success."""
-        own = tuple(group.members[m] for m in range(group.slot.attempts))
-        scored = self._scorer.score(Group(task=group.task, trajectories=own))
+    def _resume(self) -> None:
+        """Go on with what an earlier iteration, or an earlier sitting, left."""
+        self._pool.resume()
+        for job in self._again:
+            self._pool.submit(job)
+        self._again.clear()
+
+    def _until(self) -> Callable[[_Found, Plan], bool]:
+        """When the iteration that begins now is over."""
+        budget = self._budget
+        if budget is None:
+            return lambda found, plan: not self._open
+        begun, before = time.monotonic(), self._pool.played()
+
+        def over(found: _Found, plan: Plan) -> bool:
+            if not found.kept and len(found.dropped) < len(plan.slots):
+                return False
+            turns, tokens = self._pool.played()
+            seconds = time.monotonic() - begun
+            return budget.spent(turns - before.turns, tokens - before.tokens, seconds)
+
+        return over
+
+    def _fill(self, found: _Found, plan_of: Callable[[int], Plan], stage: Stage) -> Plan:
+        """Start groups while there are too few; the plan that is being dealt."""
+        plan = self._plan = self._plan or plan_of(self._block)
+        partial = self._budget is not None
+        while not self._queue.full:
+            # Groups that wait for scores are as good as kept ones, where all are waited for.
+            active = sum(bool(group.left) or not partial for group in self._open.values())
+            if active >= plan.groups - (0 if partial else len(found.kept)):
+                break
+            if self._number == (plan.groups if partial else len(plan.slots)):
+                if not partial:
+                    break
+                self._block, self._number = self._block + 1, 0
+                plan = self._plan = plan_of(self._block)
+            slot = plan.slots[self._number]
+            group = self._opened(Dealt(place=(self._block, self._number), slot=slot, stage=stage))
+            self._number += 1
+            for member in group.left:
+                self._pool.submit(self._job(group, member))
+        return plan
+
+    def _opened(self, dealt: Dealt) -> OpenGroup:
+        task = self._tasks.train(*dealt.place, dealt.slot.index, dealt.stage.env_kwargs)
+        group = self._open[dealt.place] = OpenGroup(dealt=dealt, task=task)
+        self._ledger.started += dealt.slot.attempts
+        return group
+
+    def _job(self, group: OpenGroup, member: int, recorded: tuple[Turn, ...] = ()) -> Job:
+        stage = group.dealt.stage
+        return Job(
+            key=group.dealt.key(member),
+            task=group.task,
+            sampling=self._sampling,
+            limits=replace(
+                self._limits,
+                max_turns=stage.max_turns,
+                max_tokens=stage.max_tokens,
+                max_seconds=stage.max_seconds,
+            ),
+            context=stage.context,
+            recorded=recorded,
+        )
+
+    def _take(self, trajectory: Trajectory) -> None:
+        """A trajectory has ended; its group goes to be scored with the last one."""
+        self._record(trajectory)
+        self._written.pop(trajectory.key, None)
+        place = _place(trajectory)
+        group = self._open[place]
+        group.members[trajectory.key.member] = trajectory
+        if not group.left:
+            self._queue.submit(place, group.group)
+
+    def _settle(self, found: _Found, success: float, timeout: float = 0.0) -> None:
+        """Keep or drop the groups that have their scores; wait for the first so many seconds."""
+        while (result := self._queue.wait(timeout)) is not None:
+            timeout = 0.0
+            place, scored = result
+            assert isinstance(place, tuple)
+            group = self._open[place]
+            if not group.recalled:
+                group.recalled = self._earlier(group, scored, success)
+                if group.recalled:
+                    self._queue.submit(place, group.group)
+                    continue
+            del self._open[place]
+            found.dealt[place] = group.dealt
+            found.replayed |= {t.key for t in group.recalled}
+            reason = self._reject(scored)
+            if reason is None:
+                found.kept[place] = scored
+            else:
+                found.dropped[place] = (scored, reason)
+
+    def _earlier(
+        self, group: OpenGroup, scored: ScoredGroup, success: float
+    ) -> tuple[Trajectory, ...]:
+        """Successes of earlier iterations, for a group that has none of its own."""
         counted = scored.scores[np.isfinite(scored.scores)]
         if not len(counted) or counted.max() >= success:
-            return scored, set()
-        recalled = tuple(t for t in map(self._recall, group.slot.replay) if t is not None)
-        if not recalled:
-            return scored, set()
+            return ()
+        recalled = [t for t in map(self._recall, group.dealt.slot.replay) if t is not None]
         assert all(t.task.seed == group.task.seed for t in recalled), "successes of another task"
-        scored = self._scorer.score(Group(task=group.task, trajectories=own + recalled))
-        return scored, {t.key for t in recalled}
+        # Another stage's task has another id: it may be an easier one.
+        return tuple(t for t in recalled if t.task.task_id == group.task.task_id)
+
+
+def _place(trajectory: Trajectory) -> Place:
+    return trajectory.key.iteration, trajectory.key.group
+
+
+def _stop_if_unscored(
+    groups: Sequence[ScoredGroup], iteration: int, last: ErrorRecord | None
+) -> None:
+    if last is not None and groups and all(JUDGE_ERROR in group.parts for group in groups):
+        raise JudgeError(
+            f"scoring failed for all {len(groups)} groups of iteration {iteration}; "
+            f"the last with: {last.message}"
+        )
 
 
 def _stop_if_all_failed(trajectories: list[Trajectory], iteration: int) -> None:

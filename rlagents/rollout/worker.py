@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+from rlagents.config import ContextSection
 from rlagents.policy.sampler import Sampler, Sampling
-from rlagents.rollout.episode import Actor, Limits, Progress, TextEnv, run_episode
-from rlagents.types import EpisodeKey, ErrorRecord, StopReason, Task, Trajectory, Turn
+from rlagents.rollout.episode import (
+    AT_THE_GATE,
+    Actor,
+    Limits,
+    Progress,
+    TextEnv,
+    run_episode,
+)
+from rlagents.types import EpisodeKey, ErrorRecord, StopReason, Task, Trajectory, Turn, TurnKind
 
 GRACE_S = 2.0
 """The sampler's own time-out fires first; the watchdog is behind it by this much."""
@@ -31,6 +40,31 @@ class Job:
     sampling: Sampling
     scripted: str | None = None
     """Name of a scripted policy of the environment, instead of the model."""
+    limits: Limits | None = None
+    """Of this episode; None is the worker's own."""
+    context: ContextSection | None = None
+    """Of this episode; None is the run's own."""
+    recorded: tuple[Turn, ...] = ()
+    """Turns that were played before: the sampler answers with them first."""
+
+    def paused(self) -> Trajectory:
+        """What is recorded of it, as an unfinished trajectory."""
+        return Trajectory(
+            key=self.key,
+            task=self.task,
+            turns=self.recorded,
+            final_observation="",
+            stop=StopReason.PAUSED,
+        )
+
+
+class Played(NamedTuple):
+    """What a worker has played since it started, on-going episodes included."""
+
+    turns: int
+    """With the environment."""
+    tokens: int
+    """Sampled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +97,8 @@ class RolloutWorker:
         self._make_actor = make_actor
         self._limits = limits
         self._live: dict[EpisodeKey, Progress] = {}
+        self._paused: Collection[EpisodeKey] = ()
+        self._played = Played(0, 0)
         self._lock = threading.Lock()
 
     def run(
@@ -73,11 +109,21 @@ class RolloutWorker:
         Consumes: a job. Produces: its trajectory, always. Waits for: the episode's thread, no
         longer than the deadline of whatever that waits for. Stops when: either is over.
         """
-        progress = Progress(key=job.key, task=job.task)
+        progress = Progress(key=job.key, task=job.task, recorded=job.recorded)
         with self._lock:
             self._live[job.key] = progress
+            if job.key in self._paused:
+                progress.gate.close()
         result: list[Trajectory | BaseException] = []
         done = threading.Event()
+
+        def count(number: int, turn: Turn) -> None:
+            if number >= len(job.recorded):
+                acted = turn.kind is TurnKind.ACTION
+                with self._lock:
+                    turns, tokens = self._played
+                    self._played = Played(turns + acted, tokens + len(turn.action_ids))
+            on_turn(number, turn)
 
         def play() -> None:
             try:
@@ -86,8 +132,8 @@ class RolloutWorker:
                         progress,
                         self._make_env,
                         lambda env: self._make_actor(job, env),
-                        self._limits,
-                        on_turn,
+                        job.limits or self._limits,
+                        count,
                     )
                 )
             except BaseException as error:  # ours to report, whatever it is: a bug in the loop
@@ -98,7 +144,7 @@ class RolloutWorker:
         threading.Thread(target=play, name=f"episode {job.key}", daemon=True).start()
         try:
             while not done.wait(POLL_S):
-                overdue = self._overdue(progress)
+                overdue = self._overdue(progress, job.limits or self._limits)
                 if overdue is not None:
                     self._release(job)
                     return overdue
@@ -109,19 +155,47 @@ class RolloutWorker:
             raise result[0]
         return result[0]
 
-    def waiting(self) -> list[Waiting]:
-        """Who waits for what, longest first."""
-        now = time.monotonic()
+    def pause(self, keys: Collection[EpisodeKey]) -> None:
+        """Stop these episodes before their next turns, those among them too that are yet to come.
+
+        Returns at once: a turn that is being played goes on to its end. An episode that stands
+        still keeps its thread, its environment and its context. Others play on.
+        """
         with self._lock:
-            live = list(self._live.values())
+            self._paused = keys
+            for key in keys:
+                if key in self._live:
+                    self._live[key].gate.close()
+
+    def resume(self) -> None:
+        """Let all of them go on."""
+        with self._lock:
+            self._paused = ()
+            for progress in self._live.values():
+                progress.gate.open()
+
+    def snapshot(self, known: Mapping[EpisodeKey, int] = MappingProxyType({})) -> list[Trajectory]:
+        """What there is of each episode that is not over, without as many turns as are known."""
+        return [p.so_far(known.get(p.key, 0)) for p in self._playing()]
+
+    def played(self) -> Played:
+        """Turns and tokens so far, without those that were repeated from a record."""
+        return self._played
+
+    def waiting(self) -> list[Waiting]:
+        """Who waits for what, longest first; paused episodes are left out."""
+        now = time.monotonic()
         report = [
             Waiting(key=p.key, turn=len(p.turns), waits_for=p.waits_for, seconds=now - p.since)
-            for p in live
+            for p in self._playing()
+            if p.waits_for != AT_THE_GATE
         ]
         return sorted(report, key=lambda w: -w.seconds)
 
     def load(self, weights: Mapping[str, Any], version: int) -> None:
-        """Give the sampler new weights."""
+        """Give the sampler new weights, once no paused episode is in the middle of a turn."""
+        for progress in self._playing():
+            progress.gate.settle(self._limits.sampler_timeout_s)
         if self._sampler is not None:
             self._sampler.load(weights, version)
 
@@ -131,16 +205,21 @@ class RolloutWorker:
         return dict(stats()) if stats is not None else {}
 
     def close(self) -> None:
-        """Stop the sampler. May be called twice."""
+        """Stop the sampler, at which paused episodes end too. May be called twice."""
         if self._sampler is not None:
             self._sampler.close()
+        self.resume()
+
+    def _playing(self) -> list[Progress]:
+        with self._lock:
+            return list(self._live.values())
 
     def _release(self, job: Job) -> None:
         """Free the conversation of an episode whose thread may never come back to do it."""
         if self._sampler is not None:
             self._sampler.release(str(job.key))
 
-    def _overdue(self, progress: Progress) -> Trajectory | None:
+    def _overdue(self, progress: Progress, limits: Limits) -> Trajectory | None:
         now = time.monotonic()
         what = progress.waits_for
         if what.startswith("env."):
@@ -150,10 +229,10 @@ class RolloutWorker:
                     ErrorRecord(
                         boundary="environment",
                         kind="Timeout",
-                        message=f"{what} did not return within {self._limits.env_timeout_s:g} s",
+                        message=f"{what} did not return within {limits.env_timeout_s:g} s",
                     ),
                 )
-            if now > progress.started + self._limits.max_seconds:
+            if now > progress.started + limits.max_seconds:
                 return progress.finish(StopReason.TIME_LIMIT)
         elif now > progress.deadline + GRACE_S:
             return progress.finish(
@@ -161,7 +240,7 @@ class RolloutWorker:
                 ErrorRecord(
                     boundary="sampler",
                     kind="Timeout",
-                    message=f"no answer within {self._limits.sampler_timeout_s:g} s",
+                    message=f"no answer within {limits.sampler_timeout_s:g} s",
                 ),
             )
         return None

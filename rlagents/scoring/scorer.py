@@ -6,11 +6,17 @@ from typing import Protocol
 
 import numpy as np
 
-from rlagents.types import Group, ScoredGroup
+from rlagents.types import BoolArray, FloatArray, Group, ScoredGroup
+
+JUDGE_ERROR = "judge_error"
+"""The part of a score that says, with 1, that the scorer failed."""
 
 
 class Scorer(Protocol):
-    """Scores all members of a group together: a tournament needs them all."""
+    """Scores all members of a group together: a tournament needs them all.
+
+    Scores are finite, or NaN for a member that has none.
+    """
 
     def score(self, group: Group) -> ScoredGroup: ...
 
@@ -20,10 +26,19 @@ class ReturnScorer:
 
     def score(self, group: Group) -> ScoredGroup:
         """Scores [G]."""
-        returns = np.array([t.episode_return for t in group.trajectories], np.float32)
-        failed = np.array([t.stop.failed for t in group.trajectories])
+        returns = returns_of(group)
         return ScoredGroup(
             group=group,
-            scores=np.where(failed, np.float32(np.nan), returns),
-            parts={"return": returns.copy()},
+            scores=np.where(failed(group), np.float32(np.nan), returns),
+            parts={"return": returns},
         )
+
+
+def returns_of(group: Group) -> FloatArray:
+    """[G] sums of the environment's rewards."""
+    return np.array([t.episode_return for t in group.trajectories], np.float32)
+
+
+def failed(group: Group) -> BoolArray:
+    """[G] members that infrastructure or the environment broke: a score would mean nothing."""
+    return np.array([t.stop.failed for t in group.trajectories])

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from rlagents.errors import ConfigError, boundary
+from rlagents.telemetry import canvas
 from rlagents.telemetry.progress import interval
 
-# Okabe and Ito's colours; the marks differ too, so that no one needs to tell colours apart.
-_LOOKS = {"sampled": ("#0072B2", "o"), "greedy": ("#D55E00", "D")}
-_GREY = "#555555"
+# The marks differ too, so that no one needs to tell colours apart.
+_LOOKS = {"sampled": (canvas.BLUE, "o"), "greedy": (canvas.ORANGE, "D")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +96,7 @@ def learning_curve(
     if target.suffix.lower() != ".png" or not target.parent.is_dir():
         raise ConfigError(f"{target}: expected a .png file in a folder that exists")
     curves = [read_curve(run_dir) for run_dir in run_dirs]
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            f"a picture needs matplotlib ({error}): install rlagents[dev], or matplotlib itself"
-        ) from None
-    figure = Figure(figsize=(9, 4.5), dpi=100)
+    figure = canvas.blank(9, 4.5)
     _draw(figure, curves)
     with boundary(ConfigError, f"can't write {target}"):
         figure.savefig(target)
@@ -110,14 +104,15 @@ def learning_curve(
 
 def _training(path: Path) -> Iterator[tuple[int, float]]:
     step = 0
-    for line in _lines(path):
+    for line in metric_lines(path):
         score = line.get("train/score_mean")
         if isinstance(score, (int, float)):
             yield step, float(score)
             step = int(line["step"])
 
 
-def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
+def metric_lines(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The lines of a `metrics.jsonl`; none where there is no file."""
     if not path.is_file():
         return
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -229,17 +224,14 @@ def _furnish(axes: Any, curves: Sequence[Curve], last: float, before: float) -> 
     labels = [f"{tick:g}" for tick in ticks]
     if before:
         axes.axvspan(before - margin, 0, color="#000000", alpha=0.05, linewidth=0)
-        above = {"y": 1.02, "transform": axes.get_xaxis_transform(), "color": _GREY}
+        above = {"y": 1.02, "transform": axes.get_xaxis_transform(), "color": canvas.GREY}
         axes.text((before - margin) / 2, s="warm start", ha="center", **above)
         axes.text((last + margin) / 2, s="reinforcement learning", ha="center", **above)
         ticks, labels = [before, *ticks], ["untrained", *labels]
     axes.set_xticks(ticks, labels)
     axes.set_xlabel("optimizer steps of RL")
     axes.set_ylabel("mean score")
-    axes.grid(axis="y", color="#000000", alpha=0.12, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(color=_GREY)
+    canvas.tidy(axes)
     axes.legend(loc="best", framealpha=0.9, edgecolor="none")
 
 

@@ -29,11 +29,15 @@ TAGS: Mapping[str, str] = {
     "sampling/retired": "tasks that are solved and not sampled any more",
     "sampling/replayed": "earlier successes added to groups without any",
     "train/tokens_sampled": "tokens sampled so far, those of dropped groups included",
-    "rollout/turns_per_trajectory": "mean number of turns",
+    "rollout/turns_per_trajectory": "mean number of turns with the environment",
     "rollout/tokens_per_s": "sampled tokens a second of the rollout phase",
     "rollout/truncated_frac": "trajectories that a limit cut",
     "rollout/failed_frac": "trajectories that infrastructure or the environment broke",
     "context/segments_per_trajectory": "mean number of contexts",
+    "context/segments_p50": "median number of contexts",
+    "context/segments_p90": "number of contexts that nine of ten do not exceed",
+    "context/segments_max": "largest number of contexts",
+    "context/cuts_per_trajectory": "mean number of contexts that leave something out",
     "staleness/mean": "mean age of a trained token in weight versions",
     "staleness/max": "greatest age of a trained token in weight versions",
     "learner/tokens_per_s": "trained tokens a second of the learn phase",
@@ -43,6 +47,41 @@ TAGS: Mapping[str, str] = {
     "time/sync_s": "seconds of handing weights to the samplers",
 }
 """The stable metric tags, the same in `metrics.jsonl` and TensorBoard, and what they mean."""
+
+SOMETIMES: Mapping[str, str] = {
+    "context/dropped_tokens": "mean tokens of the history that a cut leaves out",
+    "context/dropped_frac": "the same over history and new observation",
+    "rollout/summaries_per_trajectory": "summaries that the policy wrote of full contexts",
+    "rollout/memory_edits_per_trajectory": "turns with notes or memory",
+    "rollout/code_blocks_per_trajectory": "blocks of code in the REPL",
+    "rollout/calls_per_trajectory": "calls of the policy to itself",
+    "rollout/tokens_KIND_frac": "sampled tokens in turns of a kind, such as `summary`",
+    "score/queue_depth_mean": "groups that wait for the scorer or are with it, mean over time",
+    "score/queue_depth_max": "most groups that did at once",
+    "score/wait_s_mean": "seconds that a group waited for its turn",
+    "score/failed": "groups without scores because the scorer failed",
+    "score/busy_frac": "share of the scoring threads that were with the scorer",
+    "score/abandoned": "calls over their time that have not returned",
+}
+"""Tags of what not every iteration has: cuts, turns that do not reach the environment, a scorer of
+one's own."""
+
+BY_DEPTH: Mapping[str, str] = {
+    "depth_entropy": "mean entropy of a token, nats",
+    "depth_kl_behaviour": "divergence from the policy that sampled, nats a token",
+    "depth_ratio_mean": "mean importance ratio",
+    "depth_clip_frac_low": "trained tokens clipped from below",
+    "depth_clip_frac_high": "trained tokens clipped from above",
+    "depth_reward": "mean reward of a turn with the environment",
+    "depth_score": "mean score of the episodes that end in the bucket",
+    "depth_running": "episodes that come as far as the bucket",
+    "depth_succeeded": "episodes that have succeeded by the end of the bucket",
+}
+"""Tags are completed by an axis and a bucket of `rlagents.depth`: `depth_entropy/turn_0007_0014`.
+
+Axes: `turn` and `segment` of the trajectory, counted from 0, turns of every kind; `token` is
+sampled tokens. What the learner reports has a tag for each statistic of the objective. A figure
+whose bucket would be the only one is left out, since the mean over all says the same."""
 
 
 class Metric(Protocol):

@@ -226,6 +226,9 @@ class ConsoleSink:
     def text(self, step: int, tag: str, text: str) -> None:
         """Texts are for `rlagents show` and TensorBoard."""
 
+    def image(self, step: int, tag: str, png: bytes) -> None:
+        """So are pictures."""
+
     def close(self) -> None:
         """The display belongs to someone else."""
 

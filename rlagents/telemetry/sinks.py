@@ -32,6 +32,9 @@ class Sink(Protocol):
     def text(self, step: int, tag: str, text: str) -> None:
         """A plain text, which nobody may take for markup."""
 
+    def image(self, step: int, tag: str, png: bytes) -> None:
+        """A picture."""
+
     def close(self) -> None:
         """Finish; may be called twice."""
 
@@ -159,6 +162,9 @@ class JsonlSink:
     def text(self, step: int, tag: str, text: str) -> None:
         """Texts are in the journal."""
 
+    def image(self, step: int, tag: str, png: bytes) -> None:
+        """Pictures are of what the lines hold."""
+
     def close(self) -> None:
         """Close the file."""
         self._lines.close()
@@ -179,6 +185,11 @@ class MultiSink:
         """A text, to each."""
         for sink in self.sinks:
             sink.text(step, tag, text)
+
+    def image(self, step: int, tag: str, png: bytes) -> None:
+        """A picture, to each."""
+        for sink in self.sinks:
+            sink.image(step, tag, png)
 
     def close(self) -> None:
         """Close each, the last first."""

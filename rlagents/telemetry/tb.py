@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
@@ -16,6 +17,8 @@ from rlagents.visible import escape
 
 MAX_TEXT = 200_000
 """Characters of one text; the middle of a longer one is left out."""
+PNG = b"\x89PNG\r\n\x1a\n"
+"""What every PNG begins with; its header with width and height follows."""
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +28,7 @@ class TensorBoardSink:
 
     Args:
         folder: of the event files.
-        resume_step: points and texts of this step and later are removed from earlier files.
+        resume_step: what earlier files hold for this step and later is removed.
         stale: (step, tag) -> whether a point of an earlier step is to be removed too.
 
     Raises:
@@ -89,6 +92,20 @@ class TensorBoardSink:
             ),
         )
         self._add(step, summary=summary(value=[value]))
+
+    def image(self, step: int, tag: str, png: bytes) -> None:
+        """Show a picture.
+
+        Raises:
+            ValueError: when it is no PNG.
+            RlagentsError: when the disk refuses.
+        """
+        if png[:8] != PNG or len(png) < 24:
+            raise ValueError(f"expected a PNG, got bytes that begin with {png[:8]!r}")
+        width, height = struct.unpack(">II", png[16:24])
+        summary = self._proto["Summary"]
+        picture = summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+        self._add(step, summary=summary(value=[summary.Value(tag=tag, image=picture)]))
 
     def close(self) -> None:
         """Close the file; may be called twice.

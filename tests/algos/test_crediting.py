@@ -19,7 +19,7 @@ from rlagents.algos.configs import (
 from rlagents.algos.crediting import credits_of, differs_within, shaped_scores
 from rlagents.algos.shaping import Moments
 from rlagents.errors import ConfigError
-from rlagents.types import Group, ScoredGroup, StopReason
+from rlagents.types import Group, ScoredGroup, StopReason, TurnKind
 from tests.fakes import TASK, scored_group, trajectory
 
 PLAIN = AdvantageConfig(scale="none")
@@ -68,6 +68,57 @@ def test_truncation_is_three_separate_facts(policy, advantages, gradient):
     (members,) = credits(config(truncation=policy), group)
     np.testing.assert_allclose(first_values(members), advantages, atol=1e-6)
     assert [c.gradient for c in members] == gradient
+
+
+def with_kinds(group: ScoredGroup, kinds: str) -> ScoredGroup:
+    """The group with turns of other kinds: `a` action, `s` summary, `c` a sub-call, `m` memory."""
+    names = {"a": "action", "s": "summary", "c": "call", "m": "memory"}
+    members = tuple(
+        dataclasses.replace(
+            t,
+            turns=tuple(
+                dataclasses.replace(turn, kind=TurnKind(names[kind]))
+                for turn, kind in zip(t.turns, kinds, strict=True)
+            ),
+        )
+        for t in group.group.trajectories
+    )
+    return dataclasses.replace(group, group=dataclasses.replace(group.group, trajectories=members))
+
+
+@pytest.mark.parametrize(
+    ("changes", "trained"),
+    [
+        ({}, [True, True, True, False, True]),
+        ({"summaries": False}, [True, False, True, False, True]),
+        ({"sub_calls": True}, [True, True, True, True, True]),
+    ],
+)
+def test_which_kinds_of_turns_get_gradient(changes, trained):
+    group = with_kinds(scored_group(scores=[0.0, 1.0], turns=[5, 5]), "asmca")
+    (members,) = credits(config(credit=CreditConfig(**changes)), group)
+    assert [c.trained.tolist() for c in members] == [trained, trained]
+    assert members[1].advantages.tolist() == [0.5] * 5
+
+
+def test_turn_credit_of_a_summary_is_that_of_the_action_after_it():
+    """Rewards come with actions, and only actions are discounted: by hand, discount 1/2.
+
+    The rewards of the three actions of the two members are 0, 0, 0 and 0, 0, 8: returns 2, 4, 8 of
+    the second, advantages of half of that and its negative. Nothing follows the last turn.
+    """
+    settings = config(credit=CreditConfig(trajectory=0, turn=1, discount=0.5))
+    plain = scored_group(scores=[0.0, 8.0], turns=[6, 6], paid=True)
+    members = tuple(
+        dataclasses.replace(
+            t, turns=(*t.turns[:4], dataclasses.replace(t.turns[4], reward=r), t.turns[0])
+        )
+        for t, r in zip(plain.group.trajectories, (0.0, 8.0), strict=True)
+    )
+    group = dataclasses.replace(plain, group=dataclasses.replace(plain.group, trajectories=members))
+    (found,) = credits(settings, with_kinds(group, "asamam"))
+    assert found[1].advantages.tolist() == [1.0, 2.0, 2.0, 4.0, 4.0, 0.0]
+    assert found[0].advantages.tolist() == [-1.0, -2.0, -2.0, -4.0, -4.0, 0.0]
 
 
 def test_failed_member_has_no_part_in_anything():

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +27,10 @@ def test_groups_without_signal_are_rejected_by_name():
     assert algorithm.reject(scored_group(scores=[1.0, float("nan")])) == "too_few_scores"
     assert algorithm.reject(scored_group(scores=[1.0, 0.0])) is None
     assert GRPO(AlgoConfig()).reject(scored_group(scores=[1.0, 1.0])) is None
+    unscored = scored_group(scores=[float("nan")] * 2)
+    assert algorithm.reject(unscored) == "too_few_scores"
+    unscored = dataclasses.replace(unscored, parts={"judge_error": np.ones(2, np.float32)})
+    assert algorithm.reject(unscored) == "judge_error"
 
 
 def test_shaping_may_bring_a_signal():

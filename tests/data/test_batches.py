@@ -9,14 +9,14 @@ import pytest
 
 from rlagents.algos.configs import Aggregation
 from rlagents.data.batches import WEIGHTS, credited_segments, make_batches
-from rlagents.types import Batch, FloatArray, Group, ScoredGroup
+from rlagents.types import Batch, BoolArray, FloatArray, Group, ScoredGroup
 from tests.fakes import TASK, trajectory
 
 
 @dataclass(frozen=True)
 class Credit:
     advantages: FloatArray
-    gradient: bool = True
+    trained: BoolArray
 
 
 def group(index: int, turns: tuple[int, ...]) -> ScoredGroup:
@@ -35,7 +35,8 @@ def credit(groups: list[ScoredGroup], *without: tuple[int, int]) -> list[list[Cr
     return [
         [
             Credit(
-                np.full(len(t.turns), 10 * g + m + 1, np.float32), gradient=(g, m) not in without
+                np.full(len(t.turns), 10 * g + m + 1, np.float32),
+                np.full(len(t.turns), (g, m) not in without),
             )
             for m, t in enumerate(scored.group.trajectories)
         ]
@@ -129,7 +130,9 @@ def test_every_aggregation_has_weights() -> None:
     assert set(WEIGHTS) == set(get_args(Aggregation))
 
 
-@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "prompt_mean"])
+@pytest.mark.parametrize(
+    "aggregation", ["token_mean", "sequence_mean", "segment_mean", "prompt_mean"]
+)
 def test_weights_add_up_to_one_in_every_batch(aggregation: str) -> None:
     groups = [group(i, (1 + i % 3, 4, 2)) for i in range(5)]
     for updates in (1, 2, 3):
@@ -153,6 +156,15 @@ def test_without_gradient_nothing_is_trained_and_nothing_else_changes() -> None:
     assert weight_of(batch) == pytest.approx({1: 1 / 3, 11: 2 / 3})
 
 
+def test_turns_without_gradient_are_context_for_the_others() -> None:
+    groups = [group(0, (3,))]
+    some = Credit(np.ones(3, np.float32), np.array([True, False, True]))
+    (segment,) = credited_segments(groups, [[some]])
+    # Three turns of two observed tokens and a sampled one.
+    assert np.flatnonzero(segment.loss_mask).tolist() == [2, 8]
+    assert segment.turns.tolist() == [-1, -1, 0, -1, -1, 1, -1, -1, 2]
+
+
 def test_a_batch_without_gradient_is_left_out() -> None:
     groups = [group(0, (1,)), group(1, (2,))]
     (only,) = batches(groups, (0, 0), updates=2)
@@ -172,6 +184,6 @@ def test_labels_number_the_trajectories_of_a_batch() -> None:
 def test_credits_must_match_their_trajectories() -> None:
     groups = [group(0, (1, 2))]
     with pytest.raises(ValueError, match="zip"):
-        credited_segments(groups, [[Credit(np.ones(1, np.float32))]])
+        credited_segments(groups, [[Credit(np.ones(1, np.float32), np.ones(1, np.bool_))]])
     with pytest.raises(ValueError, match=r"\[N\]"):
-        credited_segments(groups, [[Credit(np.ones(2, np.float32))] * 2])
+        credited_segments(groups, [[Credit(np.ones(2, np.float32), np.ones(2, np.bool_))] * 2])

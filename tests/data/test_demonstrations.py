@@ -6,11 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlagents.data.demonstrations import Demonstration, read, write
+from rlagents.data.demonstrations import Demonstration, read, write, writer
 from rlagents.errors import ConfigError
+from rlagents.policy.chat import Chat
 from rlagents.types import Task
+from tests.policy.test_tool_calls import CALLING
+from tests.policy.toys import bpe_tokenizer
 
 TASK = Task(env_id="rlagents/Lock-v0", seed=3, kwargs={"horizon": 8}, task_id="lock/3")
+USER = {"role": "user", "content": "hi"}
 LINE = {"task": {"env_id": "X-v0", "seed": 1}, "turns": [["look", "north"]]}
 
 texts = st.text()
@@ -55,6 +59,16 @@ def lines(tmp_path, *values):
         ({**LINE, "turns": []}, "line 3: no turns"),
         ({**LINE, "turns": [["a", "b"], ["c", ""]]}, "line 3: the action of turn 1 is empty"),
         ({"messages": [{"role": "assistant", "content": "hi"}]}, "line 3: an assistant message"),
+        ({"messages": [USER, {"role": "assistant"}]}, "line 3: the action of turn 0 is empty"),
+        (
+            {"messages": [USER, {"role": "assistant", "tool_calls": [{"id": "1"}]}]},
+            r"line 3: .*missing required field `function`.*\$\.messages\[1\]\.tool_calls",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "line 3: a content part of type 'image_url': only text can be imitated",
+        ),
+        ({"messages": [USER], "tools": [{"function": {}}]}, "line 3: tools: expected a function"),
         ({"messages": [{"role": "judge", "content": "hi"}]}, "line 3: unknown role 'judge'"),
         ({"messages": [{"role": "user", "content": 3}]}, r"line 3: Expected .*\$\.messages"),
         ({"messages": [{"role": "user", "content": "hi"}]}, "line 3: no turns"),
@@ -110,6 +124,78 @@ def test_chat_transcripts(tmp_path):
     )
     assert demonstration.final_observation == "Alarm."
     assert demonstration.task.task_id == f"{path}, line 1"
+
+
+def call(number, name, arguments):
+    function = {"name": name, "arguments": arguments}
+    return {"id": f"call_{number}", "type": "function", "function": function}
+
+
+CALLS = {
+    "tools": [{"type": "function", "function": {"name": "open", "parameters": {}}}],
+    "messages": [
+        {"role": "system", "content": "You are a thief."},
+        {"role": "user", "content": "Two doors.", "name": "Ada"},
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning_content": "Both.",
+            "tool_calls": [call(1, "open", '{"door": 1}'), call(2, "look", "")],
+        },
+        {"role": "tool", "tool_call_id": "call_1", "content": "locked"},
+        {"role": "tool", "name": "eyes", "content": [{"type": "text", "text": "a key"}]},
+        {"role": "assistant", "content": "So I need the key."},
+        {"role": "assistant", "content": "", "function_call": {"name": "take", "arguments": {}}},
+        {"role": "function", "name": "take", "content": "taken"},
+        {"role": "assistant", "content": "Done."},
+        {"role": "user", "content": "Good."},
+        {"role": "user", "content": "Bye."},
+    ],
+}
+OPEN = '<tool_call>\n{"name": "open", "arguments": {"door": 1}}\n</tool_call>'
+LOOK = '<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>'
+TAKE = '<tool_call>\n{"name": "take", "arguments": {}}\n</tool_call>'
+
+
+def test_a_transcript_with_tools(tmp_path):
+    """Nulls, results by id and by name, answers in a row, the older form of a call."""
+    (demonstration,) = read(lines(tmp_path, CALLS))
+    tools = 'Tools:\n{"name": "open", "parameters": {}}'
+    assert demonstration.turns == (
+        (
+            f"You are a thief.\n\n{tools}\n\nAda: Two doors.",
+            f"<think>\nBoth.\n</think>\n\n{OPEN}\n{LOOK}",
+        ),
+        ("[open] locked\n\n[eyes] a key", f"So I need the key.\n{TAKE}"),
+        ("taken", "Done."),
+    )
+    assert demonstration.final_observation == "Good.\n\nBye."
+
+
+def test_calls_in_the_words_of_the_policys_template(tmp_path):
+    tokenizer = bpe_tokenizer()
+    tokenizer.chat_template = CALLING
+    first, *_ = next(read(lines(tmp_path, CALLS), Chat(tokenizer))).turns
+    assert first == (
+        "You are a thief.\n\n# Tools\n"
+        '{"type": "function", "function": {"name": "open", "parameters": {}}}\n\n'
+        "Ada: Two doors.",
+        '[Both.]\n@open({"door": 1})\n@look({})',
+    )
+
+
+def test_arguments_that_can_not_be_read_stay_text(tmp_path):
+    message = {"role": "assistant", "tool_calls": [call(1, "open", "{door")]}
+    (demonstration,) = read(lines(tmp_path, {"messages": [USER, message]}))
+    assert '"arguments": "{door"' in demonstration.turns[0][1]
+
+
+def test_a_file_that_is_not_finished_leaves_nothing(tmp_path):
+    path = tmp_path / "demos.jsonl"
+    with pytest.raises(RuntimeError), writer(str(path)) as record:
+        record(Demonstration(task=TASK, turns=(("a", "b"),)))
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_format_on_disk_is_as_documented(tmp_path):

@@ -13,6 +13,7 @@ from rlagents.data.packing import (
     pack,
     prompt_mean_weights,
     segment_lengths,
+    segment_mean_weights,
     segment_spans,
     sequence_mean_weights,
     sequence_sum_weights,
@@ -34,6 +35,7 @@ def segment(length, label=0, trained=None, first_token=0):
         behaviour_logprobs=-mask.astype(np.float32),
         advantages=mask * np.float32(label),
         temperatures=np.where(mask, 0.5, 1).astype(np.float32),
+        turns=np.where(mask, 0, -1).astype(np.int32),
         label=label,
         source=(EpisodeKey(stream="train", iteration=0, group=0, member=label), 0),
     )
@@ -73,12 +75,14 @@ def prompt_mean_of_three(parts):
         (token_mean_weights, [1 / 18] * 7),
         # 5 trajectories with trained tokens, of 4, 2, 4, 4 and 4.
         (sequence_mean_weights, [1 / 20, 1 / 20, 1 / 10, 0, 1 / 20, 1 / 20, 1 / 20]),
+        # 6 segments with trained tokens.
+        (segment_mean_weights, [1 / 6, 1 / 18, 1 / 12, 0, 1 / 24, 1 / 24, 1 / 24]),
         (sequence_sum_weights, [1 / 5] * 7),
         (lambda parts: constant_weights(parts, 8), [1 / 40] * 7),
         # 2 tasks, of 6 and 12 tokens.
         (prompt_mean_of_three, [1 / 12] * 4 + [1 / 24] * 3),
     ],
-    ids=["token_mean", "sequence_mean", "sequence_sum", "constant", "prompt_mean"],
+    ids=["token_mean", "sequence_mean", "segment_mean", "sequence_sum", "constant", "prompt_mean"],
 )
 def test_two_tasks_of_three_members_by_hand(weights, tokens):
     for part, found, token in zip(two_tasks(), weights(two_tasks()), tokens, strict=True):
@@ -93,6 +97,8 @@ def test_what_the_loss_of_each_is_by_hand():
     def loss(weights):
         return sum((p.label + 1) * float(w.sum()) for p, w in zip(parts, weights, strict=True))
 
+    # The means of the segments are 1, 1, 2, 4, 5, 6.
+    assert loss(segment_mean_weights(parts)) == pytest.approx(19 / 6)
     # Sums 4, 4, -, 16, 20, 24 and means 1, 2, -, 4, 5, 6.
     assert loss(token_mean_weights(parts)) == pytest.approx(68 / 18)
     assert loss(sequence_mean_weights(parts)) == pytest.approx(18 / 5)
@@ -108,8 +114,8 @@ def test_a_task_without_trained_tokens_does_not_count():
 
 
 def test_weights_of_nothing_are_zero():
-    every = [token_mean_weights, sequence_mean_weights, sequence_sum_weights, prompt_mean_of_three]
-    for weights in (*every, lambda parts: constant_weights(parts, 3)):
+    every = [token_mean_weights, sequence_mean_weights, segment_mean_weights, sequence_sum_weights]
+    for weights in (*every, prompt_mean_of_three, lambda parts: constant_weights(parts, 3)):
         assert [w.tolist() for w in weights([segment(3, 0, 0)])] == [[0, 0, 0]]
         assert weights([]) == []
 
@@ -135,6 +141,7 @@ def test_sums_of_weights_and_the_order_of_segments(counts, rng):
     for weights, total in (
         (token_mean_weights, 1),
         (sequence_mean_weights, 1),
+        (segment_mean_weights, 1),
         (prompt_mean_of_three, 1),
         (sequence_sum_weights, tokens / max(trajectories, 1)),
         (lambda some: constant_weights(some, 7), tokens / max(trajectories, 1) / 7),

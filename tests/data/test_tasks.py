@@ -84,6 +84,26 @@ def test_kwargs_options_and_names() -> None:
     assert tasks.train(0, 0).kwargs == {"horizon": 8}
 
 
+def test_a_stage_changes_arguments_of_training_tasks_and_not_their_seeds() -> None:
+    tasks = source(kwargs={"horizon": 8, "hint": "each"}, train_tasks=3)
+    own, short = tasks.train(0, 0, 1), tasks.train(5, 2, 1, {"horizon": 4})
+    assert short.kwargs == {"horizon": 4, "hint": "each"}
+    assert short.seed == own.seed
+    assert tasks.train(0, 0, 1) == own  # the next stage does not see the changes of the last one
+    assert tasks.held_out(0).kwargs == {"horizon": 8, "hint": "each"}
+    fresh = source(kwargs={"horizon": 8})
+    assert fresh.train(3, 1, None, {"horizon": 4}).seed == fresh.train(3, 1).seed
+
+
+def test_a_task_has_another_id_where_its_arguments_differ_from_the_run_s() -> None:
+    tasks = source(kwargs={"horizon": 8})
+    own = tasks.train(0, 0)
+    assert own.task_id == f"toy:{own.seed}"
+    assert tasks.train(0, 0, None, {"horizon": 8}).task_id == own.task_id
+    changed = tasks.train(0, 0, None, {"turns": 9, "horizon": 4, "hint": "each"})
+    assert changed.task_id == f'toy:{own.seed}:hint="each":horizon=4:turns=9'
+
+
 @pytest.mark.parametrize("run_seed", [0, 1, 2])
 def test_no_held_out_card_of_keyrooms_is_a_training_card(run_seed: int) -> None:
     tasks = source(run_seed, id="rlagents/KeyRooms-v0")

@@ -219,6 +219,7 @@ def _segment(number: int, row: Row, behaviour: Sequence[float], advantage: float
         behaviour_logprobs=np.where(mask, logprobs, np.float32(0)),
         advantages=np.where(mask, np.float32(advantage), np.float32(0)),
         temperatures=np.where(mask, np.float32(TEMPERATURE), np.float32(1)),
+        turns=np.where(mask, 0, -1).astype(np.int32),
         label=number,
         source=(EpisodeKey(stream="train", iteration=0, group=group, member=member), 0),
     )

@@ -50,6 +50,7 @@ def segment(
         "behaviour_logprobs": np.where(mask, -rng.random(length), 0).astype(np.float32),
         "advantages": np.where(mask, rng.normal(size=length), 0).astype(np.float32),
         "temperatures": np.where(mask, rng.uniform(0.5, 1.5, length), 1).astype(np.float32),
+        "turns": np.where(mask, 0, -1).astype(np.int32),
         "label": label,
         "source": (EpisodeKey(stream="train", iteration=0, group=0, member=label), 0),
     }

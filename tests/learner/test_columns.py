@@ -87,6 +87,7 @@ def test_what_derive_is_given_by_hand():
     fields = {f.name for f in dataclasses.fields(batch)} - {"columns"}
     assert set(columns) == fields | {"segment_labels", "extra"}
     whole = {"segment_labels", "sequence_labels", "token_ids", "positions", "segment_ids"}
+    whole |= {"turns", "contexts"}
     for name, values in columns.items():
         assert values.shape == (4,) and values.device.type == "cpu" and not values.requires_grad
         assert values.dtype == (torch.int64 if name in whole else torch.float32), name

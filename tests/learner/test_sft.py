@@ -16,7 +16,7 @@ from rlagents.data.packing import pack, token_mean_weights
 from rlagents.errors import LearnerError
 from rlagents.learner.group import LearnerGroup
 from rlagents.learner.model import policy_logprobs, prepare
-from rlagents.learner.sft import _dataset, _no_tokenizer, schedule, train_sft
+from rlagents.learner.sft import _no_tokenizer, check_count, schedule, spool, train_sft
 from tests.learner.small import segment, segments, small_model
 
 LENGTHS = [30, 5, 17, 40, 2, 12, 33, 8]
@@ -95,7 +95,7 @@ def test_the_loss_is_that_of_trl(tmp_path):
     plain, model = small_model(), prepared()
     parts = segments(2, [12, 30, 7])
     report = train(model, parts, tmp_path, batch_segments=3)
-    rows = [dict(row) for row in _dataset(parts)]
+    rows = [dict(row) for row in spool(parts, str(tmp_path), keep=3).dataset()]
     trainer = SFTTrainer(
         model=plain,
         args=SFTConfig(
@@ -128,6 +128,24 @@ def _pad(rows):
         "labels": padded("labels", -100),
         "attention_mask": (torch.arange(width) < lengths).long(),
     }
+
+
+@pytest.mark.parametrize("epochs", [0.4, 1.5, 2.0])
+def test_fractions_of_epochs_are_counted_too(tmp_path, epochs):
+    """Which segments a fraction has only the trainer knows; their tokens are all there."""
+    parts = segments(1, LENGTHS)
+    report = train(prepared(), parts, tmp_path, epochs=epochs, batch_segments=2)
+    assert report.steps == -(-4 * epochs // 1)
+    everything = masked_in(parts)
+    assert int(epochs) * everything <= report.trained_tokens <= -(-epochs // 1) * everything
+
+
+def test_tokens_that_get_lost_are_an_error():
+    check_count(20, 20, 10, 2.0)
+    check_count(13, 13, 10, 1.5)
+    for received, expected, epochs in ((19, 20, 2.0), (19, 19, 2.0), (9, 9, 1.5), (21, 21, 1.5)):
+        with pytest.raises(LearnerError, match=f"warm start: {received} tokens were trained"):
+            check_count(received, expected, 10, epochs)
 
 
 def test_the_schedule_by_hand():

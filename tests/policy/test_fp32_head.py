@@ -86,6 +86,7 @@ def mismatch(master: Any, tokenizer: Any, *, fp32_head: bool) -> FloatArray:
                 behaviour_logprobs=recorded,
                 advantages=mask.astype(np.float32),
                 temperatures=np.ones(len(ids), np.float32),
+                turns=np.where(mask, 0, -1).astype(np.int32),
                 label=i,
                 source=(EpisodeKey(stream="train", iteration=0, group=0, member=i), 0),
             )

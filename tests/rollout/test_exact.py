@@ -19,8 +19,9 @@ from rlagents.policy.chat import Chat
 from rlagents.policy.local import LocalEngine
 from rlagents.policy.sampler import Finish, Sampled, SampleRequest, Sampling
 from rlagents.rollout.actors import PolicyActor
-from rlagents.rollout.context import ContextWindow, TemplateWindow
+from rlagents.rollout.context import ContextWindow
 from rlagents.rollout.episode import Limits, Progress, run_episode
+from rlagents.rollout.windows.template import TemplateWindow
 from rlagents.types import EpisodeKey, Segment, Task, Trajectory
 from tests.policy.toys import CORPUS, policy
 

@@ -12,19 +12,24 @@ import pytest
 from rlagents.algos.configs import SamplingConfig
 from rlagents.algos.history import History, TaskRecord
 from rlagents.algos.sampling import Plan, Slot, plan
-from rlagents.config import EnvSection
+from rlagents.config import EnvSection, RunConfig
 from rlagents.data.tasks import TaskSource
 from rlagents.errors import RlagentsError
+from rlagents.rollout.groups import RolloutState
 from rlagents.rollout.ledger import Ledger
-from rlagents.rollout.stream import Collected, RolloutStream, Watch, finished, run_all
-from rlagents.rollout.worker import Job, Waiting
-from rlagents.scoring.scorer import ReturnScorer
+from rlagents.rollout.stream import Budget, Collected, RolloutStream, Watch, finished, run_all
+from rlagents.rollout.worker import Job, Played, Waiting
+from rlagents.scoring.queue import ScoringQueue
+from rlagents.scoring.scorer import ReturnScorer, Scorer
+from rlagents.stages import Stage, stage_of
+from rlagents.telemetry.spans import Spans
 from rlagents.types import EpisodeKey, ErrorRecord, ScoredGroup, StopReason, Trajectory
 from tests.fakes import trajectory
-from tests.rollout.toys import SAMPLING, job, key
+from tests.rollout.toys import LIMITS, SAMPLING, job, key
 
 TASKS = TaskSource(EnvSection(id="toy"), 5)
 RETURNING = TaskSource(EnvSection(id="toy", train_tasks=4), 5)
+STAGE = stage_of(RunConfig(), 0)
 
 
 class Shuffled:
@@ -48,6 +53,16 @@ class Shuffled:
         return self._results.pop(self._random.randrange(len(self._results)))
 
     def load(self, weights: Mapping[str, Any], version: int) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def snapshot(self) -> list[Trajectory]:
+        return []
+
+    def played(self) -> Played:
+        return Played(0, 0)
 
     def waiting(self) -> list[Waiting]:
         return [Waiting(key=key(i), turn=i, waits_for="env.step", seconds=9) for i in range(7)]
@@ -103,6 +118,8 @@ class Rig:
         reject: Callable[[ScoredGroup], str | None] = equal,
         past: Sequence[Trajectory] = (),
         watch: Watch = QUIET,
+        scorer: Scorer | None = None,
+        concurrency: int = 0,
     ) -> None:
         self.pool = Shuffled(play, order)
         self.ledger = Ledger()
@@ -121,13 +138,17 @@ class Rig:
         self.stream = RolloutStream(
             pool=self.pool,
             tasks=tasks,
-            scorer=ReturnScorer(),
+            queue=ScoringQueue(
+                scorer or ReturnScorer(), concurrency=concurrency, limit=99, timeout_s=60
+            ),
             reject=reject,
             recall=self.recall,
             sampling=SAMPLING,
+            limits=LIMITS,
             ledger=self.ledger,
             record=self.recorded.append,
             watch=watch,
+            spans=Spans(),
         )
 
     def recall(self, of: EpisodeKey) -> Trajectory | None:
@@ -135,7 +156,8 @@ class Rig:
         return self._past.get(of)
 
     def collect(self, iteration: int = 0, plan: Plan | None = None) -> Collected:
-        return self.stream.collect(iteration, plan or self.plan)
+        self.stream.restore(RolloutState(block=iteration), lambda number: STAGE)
+        return self.stream.collect(iteration, lambda block: plan or self.plan, STAGE)
 
 
 def seeds(groups: Any) -> list[int]:
@@ -284,7 +306,7 @@ def test_nothing_outstanding_waits_for_nothing() -> None:
 def test_progress_is_told_of_every_trajectory() -> None:
     seen: list[Trajectory] = []
     rig = Rig()
-    rig.stream.collect(0, rig.plan, seen.append)
+    rig.stream.collect(0, lambda block: rig.plan, STAGE, seen.append)
     assert seen == rig.recorded
 
 
@@ -323,16 +345,16 @@ def test_sizes_and_tasks_do_not_depend_on_the_order_of_finishing() -> None:
 def test_outcomes_are_by_slot_with_the_index_of_the_task() -> None:
     rig = Rig(lambda of: scored(of, of.key.member * (of.key.group % 2)), tasks=RETURNING)
     collected = rig.collect(6, slots((3, 2), (0, 3), (3, 2), (1, 2)))
-    assert [(o.index, o.scores.tolist()) for o in collected.outcomes] == [
+    assert [(o.index, o.scores.tolist()) for o in collected.outcomes()] == [
         (3, [0, 0]),
         (0, [0, 1, 2]),
         (3, [0, 0]),
         (1, [0, 1]),
     ]
-    assert collected.outcomes[1].keys == tuple(
+    assert collected.outcomes()[1].keys == tuple(
         EpisodeKey(stream="train", iteration=6, group=1, member=m) for m in range(3)
     )
-    assert Rig().collect().outcomes == []  # fresh tasks have no history
+    assert Rig().collect().outcomes() == []  # fresh tasks have no history
 
 
 # --- replay -------------------------------------------------------------------------------------
@@ -380,8 +402,8 @@ def test_replayed_members_cost_nothing_and_teach_nothing() -> None:
     assert len(collected.trajectories) == 4
     assert [g.scores.tolist() for g in collected.sampled] == [[0, 0], [0, 0]]
     assert [g.parts["return"].tolist() for g in collected.sampled] == [[0, 0], [0, 0]]
-    assert [o.scores.tolist() for o in collected.outcomes] == [[0, 0], [0, 0]]
-    assert all(k.iteration == 4 for o in collected.outcomes for k in o.keys)
+    assert [o.scores.tolist() for o in collected.outcomes()] == [[0, 0], [0, 0]]
+    assert all(k.iteration == 4 for o in collected.outcomes() for k in o.keys)
 
 
 def test_a_group_with_a_success_needs_no_other() -> None:

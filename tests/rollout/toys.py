@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -80,17 +81,19 @@ class Parrot:
     def sample(self, request: SampleRequest) -> Future[Sampled]:
         self.requests.append(request)
         future: Future[Sampled] = Future()
-        future.set_result(
-            Sampled(
-                ids=self.ids.copy(),
-                logprobs=np.full(len(self.ids), -0.5, np.float32),
-                text=self.text,
-                finish=Finish.END,
-                weights_version=self.version,
-                computed_tokens=0,
-            )
-        )
+        future.set_result(self.answered())
         return future
+
+    def answered(self) -> Sampled:
+        """The text, under the weights of now."""
+        return Sampled(
+            ids=self.ids.copy(),
+            logprobs=np.full(len(self.ids), -0.5, np.float32),
+            text=self.text,
+            finish=Finish.END,
+            weights_version=self.version,
+            computed_tokens=0,
+        )
 
     def release(self, conversation: str) -> None:
         self.released.append(conversation)
@@ -103,15 +106,22 @@ class Parrot:
 
 
 class Mute(Parrot):
-    """A sampler that never answers; `asked` is set by the first request."""
+    """A sampler that answers only when told to; `asked` is set by the first request."""
 
     def __init__(self) -> None:
         super().__init__()
         self.asked = threading.Event()
+        self._open: SimpleQueue[Future[Sampled]] = SimpleQueue()
 
     def sample(self, request: SampleRequest) -> Future[Sampled]:
+        future: Future[Sampled] = Future()
+        self._open.put(future)
         self.asked.set()
-        return Future()
+        return future
+
+    def answer(self) -> None:
+        """Answer the oldest request, or the next one that comes."""
+        self._open.get(timeout=30).set_result(self.answered())
 
 
 class Failing(Parrot):

@@ -57,7 +57,7 @@ def test_merging_parts_equals_collecting_at_once(values: list[int], cut: int) ->
 
 
 def test_the_stable_tags_are_there() -> None:
-    assert len(TAGS) == 33
+    assert len(TAGS) == 37
     assert {"train/score_mean", "policy/clip_frac_high", "time/sync_s"} <= TAGS.keys()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugin_util import markdown_to_safe_html
 
@@ -31,6 +33,7 @@ def test_one_object_a_step(tmp_path: Path) -> None:
     sink.log(2, {"train/loss": float("nan"), "x": float(np.float32(0.5))})
     sink.log(2, {"train/score_mean": 0.25})
     sink.text(2, "trajectories/best_0", "not here")
+    sink.image(2, "depth/survival", PICTURE)
     sink.close()
     sink.close()
     assert lines_of(tmp_path / "run" / "metrics.jsonl") == [
@@ -69,8 +72,18 @@ def test_a_torn_last_line_is_cut_off_without_a_resume_step(tmp_path: Path) -> No
 
 
 def accumulate(folder: Path) -> EventAccumulator:
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
+    sizes = {"scalars": 0, "tensors": 0, "images": 0}
+    events = EventAccumulator(str(folder), size_guidance=sizes)
     return events.Reload()
+
+
+def png(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(buffer, format="png")
+    return buffer.getvalue()
+
+
+PICTURE = png(7, 5)
 
 
 def texts(events: EventAccumulator, tag: str) -> list[tuple[int, bytes]]:
@@ -83,9 +96,14 @@ def test_points_and_texts_reach_tensorboard(tmp_path: Path) -> None:
     for step in range(3):
         sink.log(step, {"train/loss": step / 2, "eval/score_mean": 1.0})
     sink.text(2, "trajectories/best_0", "one\ntwo")
+    sink.image(2, "depth/survival", PICTURE)
     events = accumulate(tmp_path)  # before closing: a killed run would leave the same
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(0, 0), (1, 0.5), (2, 1)]
     assert texts(events, "trajectories/best_0") == [(2, b"    one\n    two")]
+    (shown,) = events.Images("depth/survival")
+    assert (shown.step, shown.width, shown.height) == (2, 7, 5)
+    with Image.open(io.BytesIO(shown.encoded_image_string)) as picture:
+        assert (picture.format, picture.size) == ("PNG", (7, 5))
     sink.close()
     sink.close()
     with pytest.raises(ValueError, match="is closed"):
@@ -98,11 +116,13 @@ def test_a_resumed_run_repeats_no_step_in_tensorboard(tmp_path: Path) -> None:
         for step in range(start, start + 4):
             sink.log(step, {"x": value})
             sink.text(step, "t", str(value))
+            sink.image(step, "i", png(int(value), 1))
         sink.close()
     values = [1.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 3.0, 3.0]
     events = accumulate(tmp_path)
     assert [(e.step, e.value) for e in events.Scalars("x")] == [*enumerate(values)]
     assert texts(events, "t") == [(i, f"    {v}".encode()) for i, v in enumerate(values)]
+    assert [(i.step, i.width) for i in events.Images("i")] == [*enumerate(map(int, values))]
     assert not list(tmp_path.glob("*.new"))
 
 
@@ -118,6 +138,21 @@ def test_damaged_event_files_do_not_stop_a_resume(tmp_path: Path) -> None:
     sink.close()
     points = [(e.step, e.value) for e in accumulate(tmp_path).Scalars("x")]
     assert points == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 2.0)]
+
+
+def test_only_pictures_are_pictures(tmp_path: Path) -> None:
+    sink = TensorBoardSink(tmp_path)
+    for wrong in (b"", b"<svg onload=alert(1)>", PICTURE[:20]):
+        with pytest.raises(ValueError, match="expected a PNG, got bytes that begin with"):
+            sink.image(1, "i", wrong)
+    sink.close()
+    assert accumulate(tmp_path).Tags()["images"] == []
+
+
+def test_several_sinks_show_a_picture(tmp_path: Path) -> None:
+    with MultiSink([TensorBoardSink(tmp_path / "a"), TensorBoardSink(tmp_path / "b")]) as sink:
+        sink.image(1, "i", PICTURE)
+    assert [len(accumulate(tmp_path / name).Images("i")) for name in "ab"] == [1, 1]
 
 
 def test_points_that_are_not_finite_are_counted_and_named_once(
@@ -170,6 +205,7 @@ def test_several_sinks_get_everything(tmp_path: Path) -> None:
     with MultiSink([JsonlSink(tmp_path / "a.jsonl"), JsonlSink(tmp_path / "b.jsonl")]) as sink:
         sink.log(1, {"x": 1.0})
         sink.text(1, "t", "text")
+        sink.image(1, "i", PICTURE)
     assert lines_of(tmp_path / "a.jsonl") == lines_of(tmp_path / "b.jsonl") != []
 
 

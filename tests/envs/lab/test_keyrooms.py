@@ -46,6 +46,7 @@ def test_worked_example() -> None:
         "looks": 1.0,
         "wrong": 1.0,
         "invalid": 0.0,
+        "late": 0.5,
     }
 
 
@@ -289,3 +290,103 @@ def test_a_loop_goes_through_the_letters_and_random_order_does_not() -> None:
     assert loop == "".join("abcd"[(start + i) % 4] for i in range(20))
     steps = {(ord(b) - ord(a)) % 4 for a, b in itertools.pairwise(letters("random"))}
     assert len(steps) > 1
+
+
+def test_facts_in_passing_by_hand() -> None:
+    """7 doors, a fact every third line, its door two doors later; one code is wrong."""
+    env = make(ID, horizon=7, turns=7, keys=2, passing=3, gap=2, tries=1).unwrapped
+    observation, _ = env.reset(seed=1)
+    seen = [observation.split("\n")[1]]
+    codes = [env.code]
+    for door in range(7):
+        right, env_codes = env.code, env.codes
+        wrong = str((int(right) + 1) % env_codes)
+        observation, *_ = env.step(wrong if door == 5 else right)
+        seen.append(observation)
+        codes.append(env.code)
+    card = env._codes
+    first, second = env._passing[2], env._passing[5]
+    # Facts at lines 0 and 3 (that of line 6 would come after the end), doors 2 and 5.
+    assert [line[:-2] for line in (seen[0], seen[3])] == [f"A{first}", f"B{second}"]
+    assert seen[2] == "A" and seen[5] == "B" and seen[7] == "no door left"
+    assert [len(line) for line in seen[:7]] == [4, 1, 1, 4, 1, 1, 1]
+    assert codes[2] == first and codes[5] == second
+    assert all(codes[i] == card[seen[i][-1]] for i in (0, 1, 3, 4, 6))
+    metrics = env._info()["metrics"]
+    # The second half is doors 3 to 6, of which 5 is in passing and stayed shut.
+    assert (metrics["late"], metrics["late_card"], metrics["late_passing"]) == (3 / 4, 1, 0)
+    assert (metrics["opened"], metrics["success"]) == (6, 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    horizon=st.integers(1, 200),
+    passing=st.integers(1, 9),
+    gap=st.integers(1, 25),
+    facts=st.sampled_from(["card", "rooms"]),
+)
+def test_what_was_read_last_opens_every_door(
+    seed: int, horizon: int, passing: int, gap: int, facts: str
+) -> None:
+    """Letters come back, with other codes: the latest fact is right, however old."""
+    env = make(ID, horizon=horizon, turns=horizon, passing=passing, gap=gap, facts=facts)
+    observation, _ = env.reset(seed=seed)
+    memory: dict[str, str] = {}
+    told, total, over = dict[str, int](), 0.0, False
+    turn = 0
+    while not over:
+        for word in observation.split():
+            if word[1:].isdigit():
+                # No letter is told again before 26 others were.
+                assert word[0].islower() or turn - told.get(word[0], -(10**6)) >= 26 * passing
+                memory[word[0]], told[word[0]] = word[1], turn
+        last = observation.split()[-1]
+        observation, reward, over, _, _ = env.step(memory[last] if len(last) == 1 else "on")
+        total, turn = total + reward, turn + 1
+    assert total == 1.0
+
+
+def test_a_door_that_stays_shut_is_passed_without_a_word() -> None:
+    env = planted({"a": "3", "b": "7"}, "abab", tries=2, turns=9)
+    said = [env.step(action)[0] for action in ("?", "4", "x", "7", "7", "3", "1", "1")]
+    #       look, wrong, second try: on to b, open, wrong, wrong: on, ...
+    assert said == ["a", "no a", "b", "a", "no a", "b", "no b", "no door left"]
+    assert env._info()["metrics"]["opened"] == 2.0
+
+
+def test_a_door_costs_its_share_of_the_potential_when_it_stays_shut() -> None:
+    env = planted({"a": "3"}, "aaaa", tries=1, turns=4)
+    potentials = [env._info()["potential"]]
+    potentials += [env.step(action)[4]["potential"] for action in ("3", "4", "3")]
+    assert potentials == [1, 0.75, 0.5, 0.25]
+
+
+def test_random_answers_with_one_try_each() -> None:
+    """1 of 11 answers is a look, which costs a turn and no door; 9 more of 10 shut one."""
+    mean, error = measured(ID, "random", horizon=10, turns=40, tries=1)
+    # 40 turns are enough for ten doors but for once in a billion.
+    assert abs(mean - 1 / 10) <= 4 * error
+
+
+def test_tasks_without_these_options_are_as_before() -> None:
+    plain = make(ID, horizon=9).unwrapped
+    passing = make(ID, horizon=9, passing=3).unwrapped
+    observation, _ = plain.reset(seed=5)
+    other, _ = passing.reset(seed=5)
+    assert observation.split("\n")[0] == other.split("\n")[0]
+    assert "late_card" not in plain._info()["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"passing": -1}, "passing: expected a number from 0"),
+        ({"passing": 2, "gap": 52}, "gap: expected a number from 1 to 51, got 52"),
+        ({"gap": 0}, "gap: expected a number from 1"),
+        ({"tries": -1}, "tries: expected a number from 0"),
+    ],
+)
+def test_options_that_make_no_sense(wrong: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        KeyRooms(**wrong)

@@ -1,0 +1,108 @@
+"""Statistics by turn and by segment: by hand, and for any split of the work."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlagents.depth import BUCKETS, buckets
+from rlagents.learner.depth import depth_sums, take_depth
+from rlagents.learner.model import policy_logprobs
+from rlagents.learner.step import Learner
+from rlagents.types import Batch
+from tests.learner.small import clipped, gradients_of, on_policy, segments, small_learner
+
+
+def test_sums_by_hand():
+    columns = {
+        "turns": torch.tensor([0, 1, 2, 2, 7, 5000], dtype=torch.int32),
+        "contexts": torch.tensor([0, 0, 0, 1, 1, 3], dtype=torch.int32),
+    }
+    stats = {"entropy": torch.tensor([1.0, 2, 3, 4, 5, 6], requires_grad=True)}
+    sums = depth_sums(columns, stats)
+    # Turn 0 | 1-2 | 3-6 | 7-14 | ... | 2047 on; segments 0 | 1-2 | 3-6.
+    rest = [0.0] * 7
+    assert sums["turn/entropy"].tolist() == [1, 2 + 3 + 4, 0, 5, *rest, 6]
+    assert sums["turn/count"].tolist() == [1, 3, 0, 1, *rest, 1]
+    assert sums["segment/entropy"].tolist() == [1 + 2 + 3, 4 + 5, 6, *rest, 0, 0]
+    assert sums["segment/count"].tolist() == [3, 2, 1, *rest, 0, 0]
+    assert not any(values.requires_grad for values in sums.values())
+
+
+def test_a_step_takes_its_sums_apart():
+    sums = {"loss": torch.tensor(2.0), "turn/count": torch.ones(BUCKETS), "entropy": torch.ones(())}
+    taken = take_depth(sums)
+    assert set(sums) == {"loss", "entropy"}
+    assert taken["turn"]["count"].tolist() == [1.0] * BUCKETS and taken["segment"] == {}
+
+
+def deep(one: Learner, seed: int, lengths: list[int]) -> Batch:
+    """A batch on policy whose tokens are of random turns and contexts."""
+    rng = np.random.default_rng(seed)
+    parts = [
+        dataclasses.replace(
+            part,
+            turns=np.where(part.loss_mask, rng.integers(0, 100, len(part)), -1).astype(np.int32),
+            source=(part.source[0], int(rng.integers(0, 9))),
+        )
+        for part in segments(seed, lengths)
+    ]
+    return on_policy(one, parts)
+
+
+def test_a_step_reports_means_of_each_depth():
+    one = small_learner()
+    batch = deep(one, 0, [30, 20, 17])
+    _, entropies = policy_logprobs(one.model, batch, chunk=512)
+    depth = one.step(batch, clipped).depth
+    trained = batch.loss_weights != 0
+    assert set(depth["turn"]) == {"entropy", "ratio_mean", "clip_frac_low", "count"}
+    for axis, indices in (("turn", batch.turns), ("segment", batch.contexts)):
+        places = buckets(indices[trained])
+        counts = np.bincount(places, minlength=BUCKETS)
+        sums = np.bincount(places, entropies.numpy()[trained], minlength=BUCKETS)
+        assert depth[axis]["count"].tolist() == counts.tolist()
+        np.testing.assert_allclose(depth[axis]["entropy"], sums, rtol=1e-5)
+        np.testing.assert_allclose(depth[axis]["ratio_mean"], counts, rtol=1e-5)  # on policy
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000), lengths=st.lists(st.integers(2, 40), min_size=1, max_size=6))
+def test_depths_add_up_to_the_totals_for_any_split(seed: int, lengths: list[int]):
+    whole, cut = small_learner(micro_rows=100), small_learner(micro_rows=1)
+    batch = deep(whole, seed, lengths)
+    first, second = whole.step(batch, clipped), cut.step(batch, clipped)
+    if not first.trained_tokens:
+        return
+    for axis in ("turn", "segment"):
+        assert first.depth[axis]["count"].sum() == first.trained_tokens
+        assert (first.depth[axis]["count"] == second.depth[axis]["count"]).all()
+        for name, values in first.depth[axis].items():
+            np.testing.assert_allclose(values, second.depth[axis][name], rtol=1e-4, atol=1e-5)
+            if name != "count":
+                mean = values.sum() / first.trained_tokens
+                assert mean == pytest.approx(first.metrics[f"policy/{name}"], rel=1e-9)
+
+
+def test_the_gradient_knows_no_depth():
+    one, other = small_learner(), small_learner()
+    batch = deep(one, 3, [30, 20])
+    elsewhere = dataclasses.replace(
+        batch, turns=np.zeros_like(batch.turns), contexts=np.zeros_like(batch.contexts)
+    )
+    gradients, moved = gradients_of(one), gradients_of(other)
+    one.step(batch, clipped)
+    other.step(elsewhere, clipped)
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradient, moved[0][name]), name
+
+
+def test_a_number_that_is_not_finite_stays_in_its_bucket():
+    columns = {"turns": torch.tensor([0, 1, 7]), "contexts": torch.tensor([0, 0, 0])}
+    sums = depth_sums(columns, {"ratio": torch.tensor([1.0, float("nan"), 3.0])})["turn/ratio"]
+    assert sums[0] == 1 and sums[1].isnan() and sums[3] == 3
