@@ -33,6 +33,7 @@ BENCHES = {
     "bias": "rlagents.bench.bias",
     "horizon": "rlagents.bench.horizon",
     "learner": "rlagents.bench.learner",
+    "partial": "rlagents.bench.partial",
     "prefix": "rlagents.bench.prefix",
     "rollout": "rlagents.bench.rollout",
     "sandbox": "rlagents.bench.sandbox",

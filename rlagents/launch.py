@@ -241,6 +241,8 @@ def _warm_start(parts: Parts) -> None:
                 )
         for line in splitter.report.lines():
             display.print(line)
+        if not splitter.report.contexts:
+            raise ConfigError("warm_start.misfits: `drop` left nothing to train on")
 
     with display.phase("warm start") as phase, parts.spans.span("warm_start"):
 

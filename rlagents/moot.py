@@ -207,6 +207,18 @@ TABLE = (
         "algo.credit.trajectory above 0",
     ),
     Only(
+        ("algo.credit.summaries",),
+        lambda c: c.context.strategy == "compact",
+        ("context.strategy",),
+        "context.strategy: compact",
+    ),
+    Only(
+        ("algo.credit.sub_calls",),
+        lambda c: c.context.strategy == "recursive",
+        ("context.strategy",),
+        "context.strategy: recursive",
+    ),
+    Only(
         ("algo.credit.grouping", "algo.credit.discount", "algo.shaping.potential"),
         lambda c: c.algo.credit.turn > 0,
         ("algo.credit.turn",),

@@ -177,6 +177,19 @@ def _check_sizes(config: RunConfig) -> None:
 
 
 def _check_training(config: RunConfig) -> None:
+    rollout, algo = config.rollout, config.algo
+    budgets = [f"rollout.budget_{name}" for name in ("turns", "tokens", "seconds")]
+    key = next((key for key in budgets if _get(config, key)), budgets[0])
+    require(
+        not rollout.partial
+        or algo.proximal == "behaviour"
+        or algo.correction.weight != "none"
+        or config.train.iterations == 0,
+        key,
+        _get(config, key),
+        "no budget, or algo.proximal: behaviour or an algo.correction.weight: a trajectory that "
+        "was paused has tokens of older weights, which need their own ratio",
+    )
     require(
         config.policy.top_p == 1 or config.train.iterations == 0,
         "policy.top_p",

@@ -17,6 +17,7 @@ from rlagents.rules import check
 from rlagents.schema import known_keys, nearest_key
 
 GRPO = "algo.name=grpo"
+MEMORY = "context.strategy=reset_with_memory"
 """The preset that is what the dataclasses say."""
 
 
@@ -159,6 +160,21 @@ MISTAKES = [
     (["policy.top_p=0.5"], "policy.top_p: expected 1 for training", None),
     (["policy.max_tokens=512"], "policy.max_tokens: expected less than context.window", None),
     (["context.overlap=448"], "context.overlap: expected less than context.window - pol", None),
+    (
+        ["context.strategy=compact", "policy.history=template"],
+        "policy.history: expected keep with context.strategy: compact, got 'template'",
+        None,
+    ),
+    (
+        ["context.strategy=compact", "context.compact.tokens=448"],
+        "context.compact.tokens: expected less than context.window - policy.max_tokens (448)",
+        None,
+    ),
+    (
+        ["context.strategy=notes", "context.memory.tokens=448"],
+        "context.memory.tokens: expected less than context.window - policy.max_tokens (448): the",
+        None,
+    ),
     (["learner.row_tokens=511"], "learner.row_tokens: expected 0, or context.window", None),
     (["rollout.cache_tokens=511"], "rollout.cache_tokens: expected 0, or context.window", None),
     (
@@ -172,6 +188,17 @@ MISTAKES = [
     (["policy.model=x", "policy.tiny.width=64"], "policy.tiny.width: got 64, which would", None),
     (["context.strategy=full", "context.overlap=3"], "context.overlap: got 3, which wou", None),
     (["context.strategy=full", "context.pinned_turns=1"], "context.pinned_turns: got 1", None),
+    ([MEMORY, "context.pinned_turns=1"], "context.pinned_turns: got 1, which would be ign", None),
+    ([MEMORY, "context.compact.label=x"], "context.compact.label: got 'x', which would be", None),
+    (["context.truncation=progressive"], "context.truncation: got 'progressive', which wo", None),
+    (["context.memory.edits=2"], "context.memory.edits: got 2, which would be ignored; it", None),
+    (
+        ["context.strategy=notes", "context.memory.sitting_turns=2"],
+        "context.memory.sitting_turns: got 2, which would be ignored; it needs context.strategy",
+        None,
+    ),
+    (["algo.credit.summaries=false"], "algo.credit.summaries: got False, which would be ig", None),
+    ([MEMORY, "algo.credit.sub_calls=true"], "algo.credit.sub_calls: got True, which would", None),
     (["rollout.workers=2"], "rollout.workers: got 2, which would be ignored; it needs r", None),
     (["rollout.ray_address=auto"], "rollout.ray_address: got 'auto', which would be ign", None),
     (["rollout.gpus_per_worker=1"], "rollout.gpus_per_worker: got 1.0, which would be i", None),
@@ -349,7 +376,7 @@ def test_the_resolved_config_says_only_what_applies() -> None:
     text = resolved_yaml(load(None, ["policy.model=somewhere", "context.strategy=full"]))
     values = yaml_text.parse(text, "resolved")
     assert "tiny" not in values["policy"]
-    assert set(values["context"]) == {"strategy", "window"}
+    assert set(values["context"]) == {"strategy", "window", "max_observation"}
     assert "ray_address" not in values["rollout"]
     assert values["rollout"]["max_turns"].value == 64
 

@@ -161,8 +161,12 @@ def test_a_mistake_names_the_stage_and_the_key(stages: str, message: str, hint: 
             "schedule.stages[0].overlap: got 1, which would be ignored, as context.overlap would",
         ),
         (
-            ["schedule.stages=[{window: 79}]", "context.strategy=notes", "context.memory.tokens=64"]
-            + ["policy.max_tokens=16"],
+            [
+                "schedule.stages=[{window: 79}]",
+                "context.strategy=notes",
+                "context.memory.tokens=64",
+                "policy.max_tokens=16",
+            ],
             "schedule.stages[0].window: expected between 81 and context.window (512), got 79",
         ),
         (["schedule.stagse=[]"], "did you mean 'schedule.stages'?"),

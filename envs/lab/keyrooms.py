@@ -63,12 +63,13 @@ class KeyRooms(LabEnv):
     p = 1 / (codes + 1) a turn: E[min(D, Bin(T, p))] / D. The expert has opened door k in time
     when the looks at the first k doors, Bin(k, expert_waste) of them, leave enough openings for k
     right ones: the sum of P[Bin(T - Bin(k, expert_waste), 1 - expert_error) >= k] over
-    k = 1..D, divided by D. By default random 0.1136, expert 0.6896.
+    k = 1..D, divided by D. By default random 0.1136, expert and scribe 0.6896.
     """
 
     known_scores: ClassVar[Mapping[str, float]] = {
         "random": 0.1136,
         "expert": 0.6896,
+        "scribe": 0.6896,
         "oracle": 1.0,
     }
 

@@ -102,9 +102,7 @@ class Needle(LabEnv):
         places = np.sort(self.rng.integers(len(text) + 1, size=self.horizon)).tolist()
         order = self.rng.permutation(self.horizon).tolist()
         for place, asked in reversed(list(zip(places, order, strict=True))):
-            text.insert(
-                place, f"the code of vault {self._vaults[asked]} is {self._codes[asked]}\n"
-            )
+            text.insert(place, f"the code of vault {self._vaults[asked]} is {self._codes[asked]}\n")
         self._asked = self._right = 0
         self._counts = dict.fromkeys(("wrong", "invalid"), 0)
         return "".join(text) + self._line()
@@ -208,7 +206,7 @@ def _player(
         code = observation.strip()
         if question := _QUESTION.search(observation):
             longest = max(longest, observation, key=len)
-            found = _code_in(longest, question[1])
+            found = _code_in(observation, question[1]) or _code_in(longest, question[1])
             code, blocks = (found, []) if found else ("", blocks_for(question[1]))
         if blocks:
             return blocks.pop(0)

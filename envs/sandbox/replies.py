@@ -1,7 +1,7 @@
 """What the program that serves a session says on its line: the agent's word, so only parsed here.
 
-    status    `0\n`                         the turn is over
-    question  `?11\n` and as many bytes     only of a session with a library, before the status
+A line with a number is the status: the turn is over. Where the session has a library, a line such
+as `?11` may come before it, and 11 bytes that are a question.
 """
 
 from __future__ import annotations

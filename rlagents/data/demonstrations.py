@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
@@ -137,20 +137,32 @@ def writer(path: str) -> Iterator[Callable[[Demonstration], None]]:
     """
     partial = f"{path}.partial"
     encoder = msgspec.json.Encoder()
-    try:
+    with _naming(path):
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        with open(partial, "wb") as file:
-            yield lambda demonstration: _write_line(file, encoder.encode(demonstration))
-        os.replace(partial, path)
-    except OSError as error:
-        raise ConfigError(f"{path}: can't write demonstrations: {error}") from error
+        file = open(partial, "wb")  # noqa: SIM115 - closed below, before it gets its name
+
+    def record(demonstration: Demonstration) -> None:
+        with _naming(path):
+            file.write(encoder.encode(demonstration) + b"\n")
+
+    try:
+        yield record
+        with _naming(path):
+            file.close()
+            os.replace(partial, path)
     finally:
+        with suppress(OSError):
+            file.close()
         with suppress(OSError):
             os.unlink(partial)
 
 
-def _write_line(file: BinaryIO, line: bytes) -> None:
-    file.write(line + b"\n")
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{path}: can't write demonstrations: {error}") from error
 
 
 def write(path: str, demonstrations: Iterable[Demonstration]) -> int:

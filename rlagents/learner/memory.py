@@ -74,40 +74,49 @@ class peak_live_bytes(TorchDispatchMode):
 
 
 def measure_windows(
-    model: PreTrainedModel, config: LearnerSection, *, window: int, counts: Sequence[int]
+    model: PreTrainedModel,
+    config: LearnerSection,
+    *,
+    window: int,
+    counts: Sequence[int],
+    pinned: int = 0,
 ) -> list[int]:
     """Peak live bytes of an optimizer step on one trajectory of so many full windows.
 
-    The contract of long horizons: a trajectory of 8 windows takes hardly more than one of a single
-    window in rows of the same length. A first step, uncounted, makes the optimizer's moments.
+    The contract of long horizons: a trajectory of 8 windows, or of 100, takes hardly more than one
+    of a single window in rows of the same length. A first step, uncounted, makes the optimizer's
+    moments.
 
     Args:
         model: a causal language model.
         config: with `micro_rows: 1`, or a longer trajectory fills a forward pass better.
         window: tokens of a segment, and of a row.
         counts: windows of each measured trajectory.
+        pinned: tokens that all windows of a trajectory begin with, below `window`.
     """
     learner = Learner(model, config)
     vocabulary = learner.model.get_output_embeddings().weight.shape[0]
-    learner.step(_trajectory(1, 8, vocabulary), _objective)
+    learner.step(_trajectory(1, 8, 0, vocabulary), _objective)
     peaks = []
     for count in counts:
-        batch = _trajectory(count, window, vocabulary)
+        batch = _trajectory(count, window, pinned, vocabulary)
         with peak_live_bytes() as live:
             learner.step(batch, _objective)
         peaks.append(live.peak)
     return peaks
 
 
-def _trajectory(windows: int, window: int, vocabulary: int) -> Batch:
-    """Full windows of random tokens of one trajectory; every second token is trained."""
+def _trajectory(windows: int, window: int, pinned: int, vocabulary: int) -> Batch:
+    """Full windows of random tokens of one trajectory; every second new one is trained."""
     draw = np.random.default_rng(0)
+    prefix = draw.integers(0, vocabulary, pinned)
     segments = []
     for context in range(windows):
-        mask = np.arange(window) % 2 == 1
+        new = draw.integers(0, vocabulary, window - pinned)
+        mask = (np.arange(window) % 2 == 1) & (np.arange(window) >= pinned)
         segments.append(
             Segment(
-                token_ids=draw.integers(0, vocabulary, window).astype(np.int32),
+                token_ids=np.concatenate([prefix, new]).astype(np.int32),
                 loss_mask=mask,
                 behaviour_logprobs=np.where(mask, -1, 0).astype(np.float32),
                 advantages=mask.astype(np.float32),

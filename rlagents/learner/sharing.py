@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from rlagents.data.packing import segment_spans, split_rows
 from rlagents.learner.attention import layout_of, path_of
-from rlagents.learner.model import FlatRow, flat_row, row_of, trained_places
+from rlagents.learner.model import FlatRow, flat_row, row_of
 from rlagents.types import Batch
 
 LEAST = 32
@@ -113,15 +113,19 @@ def parts_of(batch: Batch, *, rows: int) -> list[Part]:
 
 def _ordered(batch: Batch) -> Ints:
     """[S, 3] row, start and stop of the segments that are trained, in the order of their ids."""
-    trained = trained_places(batch)
     found = []
     for b, start, stop in segment_spans(batch):
-        places = np.flatnonzero(trained[b, start:stop])
-        if len(places):
-            stop = start + int(places[-1]) + 1
+        trained = _trained(batch, b, start, stop)
+        if len(trained):
+            stop = start + int(trained[-1]) + 1
             # As bytes, the highest first, ids compare as they do as numbers.
             found.append((batch.token_ids[b, start:stop].astype(">u4").tobytes(), b, start, stop))
     return np.array([place for _, *place in sorted(found)], np.intp).reshape(-1, 3)
+
+
+def _trained(batch: Batch, b: int, start: int, stop: int) -> Ints:
+    """[n] the places inside a segment that are trained; the first token never is."""
+    return 1 + np.flatnonzero(batch.loss_weights[b, start + 1 : stop])
 
 
 def _shared(batch: Batch, segments: Ints) -> Ints:
@@ -168,14 +172,13 @@ def _tree_row(batch: Batch, part: Part, device: torch.device | str) -> FlatRow:
     starts = np.cumsum(sizes) - sizes
     inside = np.arange(part.tokens) - np.repeat(starts - begins, sizes)
     rows, firsts, _ = np.repeat(part.segments[segments], sizes, axis=0).T
-    trained = trained_places(batch)
     wanted, predictors, places = [], [], []
     for (b, start, stop), leaf in zip(part.segments, part.leaves, strict=True):
         path = path_of(int(leaf), parents, sizes)
-        chosen = np.flatnonzero(trained[b, start:stop])
-        wanted.append(path[chosen])
-        predictors.append(path[chosen - 1])
-        places.append(np.stack([np.full(len(chosen), b), start + chosen]))
+        trained = _trained(batch, b, start, stop)
+        wanted.append(path[trained])
+        predictors.append(path[trained - 1])
+        places.append(np.stack([np.full(len(trained), b), start + trained]))
     where = np.concatenate(places, axis=1)
     return row_of(
         batch,

@@ -34,7 +34,7 @@ from rlagents.learner.columns import (
     pre_pass,
     spread,
 )
-from rlagents.learner.depth import depth_sums, take_depth
+from rlagents.learner.depth import by_axis, depth_sums, totals
 from rlagents.learner.model import Entropy, FlatRow, precision, prepare, row_logprobs
 from rlagents.learner.norms import RunningNorm, label_batches, label_metrics
 from rlagents.learner.optim import (
@@ -124,9 +124,9 @@ class Learner:
         sums = self._gradient(batch, objective, entropy)
         norm = gradient_norm(self.model.parameters())
         trained = batch.trained_tokens
-        depth = take_depth(sums)
-        metrics = {f"policy/{k}": v.item() / max(trained, 1) for k, v in sums.items()}
-        loss = metrics.pop("policy/loss", 0.0) * max(trained, 1)
+        loss = float(sums.pop("loss", 0.0))
+        depth = by_axis(sums)
+        metrics = {f"policy/{k}": total / max(trained, 1) for k, total in totals(depth).items()}
         limit = self.norms.limit(self.config.grad_clip, self.config.clip_adaptive)
         rate = learning_rate(self.config, self.steps)
         skip = self._skip(loss, norm)
@@ -189,9 +189,8 @@ class Learner:
         terms, stats = objective(logprobs, entropies, row.columns)
         loss = (row.columns["loss_weights"] * terms).sum()
         loss.backward()
-        stats = {**stats, "entropy": entropies}
-        found = {k: v.detach().double().sum() for k, v in {**stats, "loss": loss}.items()}
-        for name, total in {**found, **depth_sums(row.columns, stats)}.items():
+        found = depth_sums(row.columns, {**stats, "entropy": entropies})
+        for name, total in {**found, "loss": loss.detach().double()}.items():
             sums[name] = sums[name] + total if name in sums else total
 
     def _label_norms(

@@ -368,11 +368,8 @@ class RolloutStream:
             self._watch.check()
             if self.playing:
                 hasty = self._budget is not None or self._queue.pending
-                trajectory = self._pool.wait(QUICK_POLL_S if hasty else POLL_S)
+                trajectory = self._take(QUICK_POLL_S if hasty else POLL_S, advance)
                 silence.broken(trajectory)
-                if trajectory is not None:
-                    self._take(trajectory)
-                    advance(trajectory)
                 self._settle(found, plan.success)
             else:
                 with self._spans.span("score", iteration=iteration):
@@ -381,6 +378,8 @@ class RolloutStream:
         if self._budget is None:
             self._block, self._number, self._plan = block + 1, 0, None
         else:
+            while self._take(0.0, advance) is not None:
+                self._settle(found, plan.success)
             self._pool.pause()
         partial = self._budget is not None
         collected = Collected(
@@ -463,8 +462,11 @@ class RolloutStream:
             recorded=recorded,
         )
 
-    def _take(self, trajectory: Trajectory) -> None:
-        """A trajectory has ended; its group goes to be scored with the last one."""
+    def _take(self, timeout: float, advance: Callable[[Trajectory], None]) -> Trajectory | None:
+        """A trajectory that has ended, if any does; its group goes to be scored with the last."""
+        trajectory = self._pool.wait(timeout)
+        if trajectory is None:
+            return None
         self._record(trajectory)
         self._written.pop(trajectory.key, None)
         place = _place(trajectory)
@@ -472,6 +474,8 @@ class RolloutStream:
         group.members[trajectory.key.member] = trajectory
         if not group.left:
             self._queue.submit(place, group.group)
+        advance(trajectory)
+        return trajectory
 
     def _settle(self, found: _Found, success: float, timeout: float = 0.0) -> None:
         """Keep or drop the groups that have their scores; wait for the first so many seconds."""

@@ -104,9 +104,9 @@ def test_a_stage_change_is_told_and_survives_a_resume(
     run = tmp_path / "run"
     code, out, _ = command(capsys, "train", config, f"run.dir={run}")
     assert code == 130 and small.summary(run)["iterations"] == 2
-    assert "iteration 2 begins stage 2 of 3: turns 2, window 48" in out
+    assert "stage 2 of 3: turns 2, window 48" in out
     out = done(capsys, "train", "--resume", str(run))
-    assert "iteration 4 begins stage 3 of 3: the run's settings" in out
+    assert "stage 3 of 3: the run's settings" in out
     assert logged(run) == [(0, 0), (1, 0), (1, 1), (2, 0)]
     played = {
         (iteration, member.trajectory.task.kwargs.get("turns"))

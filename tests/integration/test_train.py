@@ -33,6 +33,7 @@ def test_a_run_leaves_its_files(finished: Path) -> None:
         "spans.jsonl",
         "summary.json",
         "tensorboard",
+        "warm_start.json",
     ]
     assert [path.name for path in sorted((finished / "checkpoints").iterdir())] == [
         "step-00000003",
@@ -159,7 +160,8 @@ def test_plain_output_is_short(tmp_path: Path, capsys: pytest.CaptureFixture[str
         f"run folder: {tmp_path / 'run'}",
         "starting rollouts (local)",
         "evaluation before warm start: score ",
-        "warm start: 32 demonstrations, 32 segments, ",
+        "demonstrations: 32 with ",
+        "warm start: ",
         "evaluation after warm start: score ",
         "iteration 1/1: score ",
         "evaluation after RL: score ",
@@ -168,7 +170,7 @@ def test_plain_output_is_short(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for line, start in zip(lines, starts, strict=False):
         assert line.startswith(start)
     assert lines[-1] == f"curves:      tensorboard --logdir {tmp_path / 'run'}"
-    assert len(lines) == 17
+    assert len(lines) == 18
 
 
 def test_an_iteration_without_a_signal_says_so(

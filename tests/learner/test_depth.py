@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlagents.data.packing import pack
 from rlagents.depth import BUCKETS, buckets
-from rlagents.learner.depth import depth_sums, take_depth
+from rlagents.learner.depth import by_axis, depth_sums, totals
 from rlagents.learner.model import policy_logprobs
 from rlagents.learner.step import Learner
 from rlagents.types import Batch
@@ -23,22 +24,33 @@ def test_sums_by_hand():
         "turns": torch.tensor([0, 1, 2, 2, 7, 5000], dtype=torch.int32),
         "contexts": torch.tensor([0, 0, 0, 1, 1, 3], dtype=torch.int32),
     }
-    stats = {"entropy": torch.tensor([1.0, 2, 3, 4, 5, 6], requires_grad=True)}
-    sums = depth_sums(columns, stats)
+    entropy = torch.tensor([1.0, 2, 3, 4, 5, 6], requires_grad=True)
+    clipped = torch.tensor([1.0, 0, 0, 1, 0, 0])
+    sums = depth_sums(columns, {"entropy": entropy, "clipped": clipped})
+    assert all(s.dtype == torch.float64 and not s.requires_grad for s in sums.values())
+    taken = by_axis(sums)
+    assert totals(taken) == {"entropy": 21, "clipped": 2}
     # Turn 0 | 1-2 | 3-6 | 7-14 | ... | 2047 on; segments 0 | 1-2 | 3-6.
     rest = [0.0] * 7
-    assert sums["turn/entropy"].tolist() == [1, 2 + 3 + 4, 0, 5, *rest, 6]
-    assert sums["turn/count"].tolist() == [1, 3, 0, 1, *rest, 1]
-    assert sums["segment/entropy"].tolist() == [1 + 2 + 3, 4 + 5, 6, *rest, 0, 0]
-    assert sums["segment/count"].tolist() == [3, 2, 1, *rest, 0, 0]
-    assert not any(values.requires_grad for values in sums.values())
+    assert {name: values.tolist() for name, values in taken["turn"].items()} == {
+        "entropy": [1, 2 + 3 + 4, 0, 5, *rest, 6],
+        "clipped": [1, 1, 0, 0, *rest, 0],
+        "count": [1, 3, 0, 1, *rest, 1],
+    }
+    assert {name: values.tolist() for name, values in taken["segment"].items()} == {
+        "entropy": [1 + 2 + 3, 4 + 5, 6, *rest, 0, 0],
+        "clipped": [1, 1, 0, *rest, 0, 0],
+        "count": [3, 2, 1, *rest, 0, 0],
+    }
 
 
-def test_a_step_takes_its_sums_apart():
-    sums = {"loss": torch.tensor(2.0), "turn/count": torch.ones(BUCKETS), "entropy": torch.ones(())}
-    taken = take_depth(sums)
-    assert set(sums) == {"loss", "entropy"}
-    assert taken["turn"]["count"].tolist() == [1.0] * BUCKETS and taken["segment"] == {}
+def test_a_step_without_trained_tokens_has_no_depth():
+    one = small_learner()
+    parts = [
+        dataclasses.replace(part, loss_mask=part.loss_mask & False) for part in segments(0, [9])
+    ]
+    stats = one.step(pack(parts, row_tokens=9, pad_id=0), clipped)
+    assert stats.depth == {"turn": {}, "segment": {}} and stats.metrics["train/loss"] == 0
 
 
 def deep(one: Learner, seed: int, lengths: list[int]) -> Batch:
@@ -104,5 +116,10 @@ def test_the_gradient_knows_no_depth():
 
 def test_a_number_that_is_not_finite_stays_in_its_bucket():
     columns = {"turns": torch.tensor([0, 1, 7]), "contexts": torch.tensor([0, 0, 0])}
-    sums = depth_sums(columns, {"ratio": torch.tensor([1.0, float("nan"), 3.0])})["turn/ratio"]
+    sums = depth_sums(columns, {"ratio": torch.tensor([1.0, float("nan"), 3.0])})["ratio"]
     assert sums[0] == 1 and sums[1].isnan() and sums[3] == 3
+
+
+def test_an_index_below_zero_counts_as_the_first():
+    columns = {"turns": torch.tensor([-1, 0]), "contexts": torch.tensor([0, 0])}
+    assert depth_sums(columns, {"ratio": torch.ones(2)})["count"][0] == 2

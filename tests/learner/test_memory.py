@@ -54,6 +54,16 @@ def test_eight_windows_train_in_the_memory_of_one():
     assert eight <= 1.2 * one
 
 
+@pytest.mark.parametrize("pinned", [0, 160])
+def test_a_hundred_windows_train_in_the_memory_of_one(pinned):
+    """51,200 tokens of a policy with a window of 512: at most 1.1 times the peak bytes."""
+    config = LearnerSection(device="cpu", micro_rows=1, logprob_chunk=128)
+    one, many = measure_windows(
+        small_model(num_hidden_layers=1), config, window=512, counts=(1, 100), pinned=pinned
+    )
+    assert many <= 1.1 * one
+
+
 WIDE = 4000
 """A vocabulary so large that logits are nearly all of the memory."""
 

@@ -16,7 +16,8 @@ from rlagents.data.packing import pack, token_mean_weights
 from rlagents.errors import LearnerError
 from rlagents.learner.group import LearnerGroup
 from rlagents.learner.model import policy_logprobs, prepare
-from rlagents.learner.sft import _no_tokenizer, check_count, schedule, spool, train_sft
+from rlagents.learner.rows import check_count, spool
+from rlagents.learner.sft import _no_tokenizer, schedule, train_sft
 from tests.learner.small import segment, segments, small_model
 
 LENGTHS = [30, 5, 17, 40, 2, 12, 33, 8]

@@ -129,7 +129,7 @@ def outcome(one: Learner, batch: Batch) -> tuple[dict, dict, dict, Batch]:
     filled = one.columns(
         batch,
         ["current_logprobs", "current_entropies"],
-        lambda c, _: {"rank": c["current_logprobs"].argsort().argsort() * 0 + c["turns"]},
+        lambda c, _: {"order": torch.arange(len(c["turns"])), "twice": c["current_logprobs"] * 2},
     )
     seen = gradients_of(one)
     stats = one.step(filled, clipped, entropy_gradient=True)

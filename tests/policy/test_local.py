@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
@@ -16,6 +17,7 @@ from rlagents.policy.cache import SlotModel
 from rlagents.policy.chat import Chat
 from rlagents.policy.local import LocalEngine
 from rlagents.policy.sampler import Finish, Sampled, SampleRequest, Sampling
+from rlagents.policy.slots import Turn
 from rlagents.types import IntArray
 from tests.policy.contract import assert_samples_are_exact
 from tests.policy.toys import full_logprobs, policy
@@ -134,6 +136,107 @@ def test_a_turn_computes_its_new_tokens_and_a_rebuilt_context_keeps_its_prefix(r
     assert stats["computed_prompt_tokens"] == 40 + 4 + 20 + 1 + 30
     assert stats["reused_prompt_tokens"] == 44 + 10 + 29
     assert stats["sampled_tokens"] == len(answer.ids) + 4
+
+
+def members(rig: Rig, count: int, card: IntArray, **options: Any) -> list[tuple[IntArray, Sampled]]:
+    """Prompts that begin with a card, asked for at the same time, and their answers."""
+    prompts = [np.append(card, np.arange(5, dtype=np.int32) + i) for i in range(count)]
+    futures = [rig.ask(f"m{i}", p, seed=i, **options) for i, p in enumerate(prompts)]
+    return [(p, f.result(60)) for p, f in zip(prompts, futures, strict=True)]
+
+
+def test_members_of_a_group_compute_their_card_once(rig: Rig) -> None:
+    card = np.random.default_rng(0).integers(0, 256, 100).astype(np.int32)
+    answers = members(rig, 8, card)
+    # The first member computes all of its 105 tokens, the other seven 5 each.
+    assert sorted(answer.computed_tokens for _, answer in answers) == [5] * 7 + [105]
+    stats = rig.engine.stats()
+    assert stats["computed_prompt_tokens"] == 105 + 7 * 5
+    assert stats["copied_prompt_tokens"] == 7 * 100
+    assert stats["reused_prompt_tokens"] == 0
+    for prompt, answer in answers:
+        expected = full_logprobs(rig.model, np.concatenate([prompt, answer.ids]))[len(prompt) :]
+        np.testing.assert_allclose(answer.logprobs, expected, atol=1e-5)
+    alone = Rig(deterministic=True)
+    for (_, ours), (_, theirs) in zip(answers, members(alone, 8, card), strict=True):
+        assert ours.ids.tolist() == theirs.ids.tolist()
+        np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-5)
+    assert alone.engine.stats()["copied_prompt_tokens"] == 0
+    alone.engine.close()
+
+
+def test_cards_in_pieces_and_of_two_groups_are_copied_exactly() -> None:
+    rig = Rig(prefill_chunk=16, max_batch=3)
+    draw = np.random.default_rng(0)
+    cards = [draw.integers(0, 256, 70).astype(np.int32) for _ in range(2)]
+    for card in cards:
+        for prompt, answer in members(rig, 4, card):
+            whole = np.concatenate([prompt, answer.ids])
+            expected = full_logprobs(rig.model, whole)[len(prompt) :]
+            np.testing.assert_allclose(answer.logprobs, expected, atol=1e-5)
+    # The second card is that of conversations which have a slot already.
+    assert rig.engine.stats()["copied_prompt_tokens"] == 2 * 3 * 70
+    rig.engine.close()
+
+
+def test_a_short_beginning_is_computed_and_new_weights_leave_nothing_to_copy(rig: Rig) -> None:
+    members(rig, 3, np.full(31, 7, np.int32))
+    assert rig.engine.stats()["copied_prompt_tokens"] == 0
+    card = np.full(60, 9, np.int32)
+    members(rig, 1, card)
+    rig.engine.load(policy("bytes", seed=9)[0].state_dict(), 1)
+    rig.ask("other", card, max_tokens=1).result()
+    assert rig.engine.stats()["copied_prompt_tokens"] == 0
+    rig.ask("third", card, max_tokens=1).result()
+    # The last token of a prompt is always computed: it gives the first logits.
+    assert rig.engine.stats()["copied_prompt_tokens"] == 59
+
+
+def test_who_waits_for_a_card_goes_on_when_its_turn_is_released(rig: Rig) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def hold(module: Any, args: Any) -> None:
+        started.set()
+        go_on.wait(10)
+
+    hook = rig.model.model.layers[0].register_forward_pre_hook(hold)
+    card = np.full(400, 5, np.int32)
+    first = rig.ask("first", card)
+    assert started.wait(10)
+    second = rig.ask("second", card)
+    rig.engine.release("first")
+    hook.remove()
+    go_on.set()
+    with pytest.raises(SamplerError, match="released"):
+        first.result(10)
+    assert second.result(10).computed_tokens in (1, 400)
+
+
+def alive() -> tuple[int, int]:
+    """Bytes of tensors, and turns with their requests and answers, that anything still holds."""
+    gc.collect()
+    found = gc.get_objects()
+    storages = [o.untyped_storage() for o in found if issubclass(type(o), torch.Tensor)]
+    size = sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+    return size, sum(type(o) in (Turn, SampleRequest, Sampled) for o in found)
+
+
+def test_an_episode_of_many_windows_leaves_nothing_behind() -> None:
+    """What is held after eight windows is what is held after thirty."""
+    rig = Rig(cache_tokens=WINDOW, max_batch=1)
+    draw, held = np.random.default_rng(0), []
+    context = draw.integers(0, 256, 100).astype(np.int32)
+    for turn in range(120):
+        context = np.append(context, draw.integers(0, 256, 120)).astype(np.int32)
+        if len(context) > WINDOW - 8:
+            context = np.append(context[:100], context[-150:])
+        answer = rig.ask("a", context, seed=turn).result()
+        context = np.append(context, answer.ids)
+        if turn in (30, 119):
+            del answer
+            held.append(alive())
+    assert held[0] == held[1]
+    rig.engine.close()
 
 
 def test_the_same_seed_gives_the_same_turn_whoever_runs_beside_it(rig: Rig) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,18 @@ from rlagents.types import IntArray
 
 class Walk(gymnasium.Env[str, str]):
     """Six turns of random words. With `marker`, the first process to come to turn 3 of seed
-    `victim` makes that file and kills itself."""
+    `victim` makes that file and kills itself. With `barrier`, turn 2 waits until that file is
+    there."""
 
-    def __init__(self, marker: str | None = None, victim: int = -1, always: bool = False) -> None:
+    def __init__(
+        self,
+        marker: str | None = None,
+        victim: int = -1,
+        always: bool = False,
+        barrier: str | None = None,
+    ) -> None:
         self._marker, self._victim, self._always = marker, victim, always
+        self._barrier = barrier
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -35,6 +44,8 @@ class Walk(gymnasium.Env[str, str]):
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         self._turn += 1
+        while self._turn == 2 and self._barrier and not Path(self._barrier).exists():
+            threading.Event().wait(0.01)
         if self._turn == 3 and self._marker and self._seed == self._victim:
             marker = Path(self._marker)
             if self._always or not marker.exists():

@@ -117,12 +117,12 @@ class Drawn(toys.Parrot):
     def sample(self, request: SampleRequest) -> Future[Sampled]:
         ids, text = self._answer(request)
         assert 1 <= len(ids) <= request.sampling.max_tokens
-        # The prompt as it is now: a window that changed it later would change this copy not.
+        # A copy: a window that changed its prompt later would be found out.
         self.requests.append(replace(request, prompt_ids=request.prompt_ids.copy()))
         first, self._tokens = self._tokens, self._tokens + len(ids)
         sampled = Sampled(
             ids=ids,
-            logprobs=-(np.arange(first, self._tokens, dtype=np.float32) + 1) / 1024,
+            logprobs=(-np.arange(first + 1, self._tokens + 1) / 1024).astype(np.float32),
             text=text,
             finish=Finish.END,
             weights_version=0,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rlagents.algos.chunking import chunk, clip_text
 from rlagents.config import ContextSection
+from rlagents.errors import ConfigError
 from rlagents.policy.chat import Chat
 from rlagents.policy.sampler import SampleRequest
 from rlagents.rollout.context import ContextWindow
@@ -174,6 +175,19 @@ def test_a_window_by_hand() -> None:
     # Without b before d, without b and c before e; what is repeated of the action is x and its end.
     assert [t.dropped_tokens for t in played.trajectory.turns] == [0, 0, 0, 4, 8]
     assert played.prompts[3].repeated == ((8, 10),)
+
+
+@pytest.mark.parametrize("kind", [ContextWindow, TemplateWindow])
+def test_a_limit_of_observations_has_room_for_its_mark(
+    kind: type[ContextWindow] | type[TemplateWindow],
+) -> None:
+    # <user> and "[... 999,999,999 characters left out ...]": 1 and 41.
+    chat = CHATS["bytes"]
+    with pytest.raises(ConfigError, match=r"context\.max_observation: got 41, expected 0 or at le"):
+        kind(chat, section(max_observation=41), 64)
+    prompt = kind(chat, section(max_observation=42), 64).observe("ab" * 50)
+    assert prompt is not None and len(prompt.prompt_ids) == 42
+    assert prompt.observation == "ababa[... 91 characters left out ...]abab"
 
 
 def test_full_never_cuts() -> None:

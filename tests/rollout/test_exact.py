@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
 
-from rlagents.config import ContextSection
+from rlagents.config import CompactSection, ContextSection
 from rlagents.data.packing import pack
 from rlagents.data.segments import segments_of
 from rlagents.learner.model import policy_logprobs, prepare
@@ -21,8 +21,9 @@ from rlagents.policy.sampler import Finish, Sampled, SampleRequest, Sampling
 from rlagents.rollout.actors import PolicyActor
 from rlagents.rollout.context import ContextWindow
 from rlagents.rollout.episode import Limits, Progress, run_episode
+from rlagents.rollout.windows.compact import CompactWindow
 from rlagents.rollout.windows.template import TemplateWindow
-from rlagents.types import EpisodeKey, Segment, Task, Trajectory
+from rlagents.types import EpisodeKey, Segment, Task, Trajectory, TurnKind
 from tests.policy.toys import CORPUS, policy
 
 TOLERANCE = 1e-5
@@ -106,14 +107,15 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
 def play(
     rig: Rig,
     *,
-    history: Literal["keep", "template"] = "keep",
+    kind: type[ContextWindow] | type[TemplateWindow] = ContextWindow,
     engine: Any = None,
     temperature: float = 1.0,
     episodes: int = 4,
 ) -> list[Trajectory]:
     sampling = Sampling(temperature=temperature, max_tokens=10, stop=rig.stops)
-    section = ContextSection(window=WINDOW, pinned_turns=1, overlap=20)
-    kind = ContextWindow if history == "keep" else TemplateWindow
+    compact = CompactSection(prompt="!", label="", tokens=12)
+    window = 128 if kind is CompactWindow else WINDOW  # room for request and summary
+    section = ContextSection(window=window, pinned_turns=1, overlap=20, compact=compact)
     played = []
     for member in range(episodes):
         key = EpisodeKey(stream="train", iteration=0, group=0, member=member)
@@ -154,16 +156,18 @@ def largest_error(rig: Rig, trajectories: list[Trajectory]) -> tuple[float, int]
     return float(errors.max()), int(trained.sum())
 
 
-@pytest.mark.parametrize("history", ["keep", "template"])
+@pytest.mark.parametrize("kind", [ContextWindow, TemplateWindow, CompactWindow])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_recorded_logprobs_are_the_learners(
-    rig: Rig, history: Literal["keep", "template"], temperature: float
+    rig: Rig, kind: type[ContextWindow] | type[TemplateWindow], temperature: float
 ) -> None:
-    trajectories = play(rig, history=history, temperature=temperature)
+    trajectories = play(rig, kind=kind, temperature=temperature)
     error, trained = largest_error(rig, trajectories)
     assert error < TOLERANCE
     assert trained == sum(t.sampled_tokens for t in trajectories) > 100
     assert all(t.contexts > 1 for t in trajectories)
+    summaries = [t for x in trajectories for t in x.turns if t.kind is TurnKind.SUMMARY]
+    assert bool(summaries) == (kind is CompactWindow)
 
 
 def test_stop_strings_end_inside_tokens_and_all_ids_are_kept(rig: Rig) -> None:

@@ -6,7 +6,9 @@ import functools
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from rlagents.data.tasks import TaskSource
 from rlagents.errors import ConfigError, SamplerError, WorkerLost
 from rlagents.policy import models
 from rlagents.rollout.pool import LocalPool, Pool
-from rlagents.rollout.ray_pool import MAX_ATTEMPTS, RayPool
+from rlagents.rollout.ray_pool import MAX_ATTEMPTS, PLAYED_EVERY_S, RayPool
 from rlagents.rollout.worker import Job
 from rlagents.types import EpisodeKey, StopReason, Trajectory
 from tests.rollout.poison import refuse, scripted_worker
@@ -104,17 +106,29 @@ def jobs(**kwargs: Any) -> list[Job]:
     ]
 
 
-def run(pool: Pool, todo: list[Job]) -> list[Trajectory]:
+def run(pool: Pool, todo: list[Job], count: int | None = None) -> list[Trajectory]:
+    """What comes of these, or the next `count` results."""
     for job in todo:
         pool.submit(job)
+    count = len(todo) if count is None else count
     found: list[Trajectory] = []
     for _ in range(1000):
-        if len(found) == len(todo):
+        if len(found) == count:
             return found
         trajectory = pool.wait(1.0)
         if trajectory is not None:
             found.append(trajectory)
-    raise AssertionError(f"only {len(found)} of {len(todo)} came back")
+    raise AssertionError(f"only {len(found)} of {count} came back")
+
+
+def standing(pool: RayPool, count: int) -> dict[EpisodeKey, Trajectory]:
+    """Snapshots of paused episodes, once `count` of them have played as far as they do."""
+    for _ in range(2000):
+        found = {t.key: t for t in pool.snapshot()}
+        if sum(len(t.turns) >= 2 for t in found.values()) == count:
+            return found
+        threading.Event().wait(0.01)
+    raise AssertionError("they never came to a stop")
 
 
 def ids(trajectories: list[Trajectory]) -> dict[EpisodeKey, Any]:
@@ -213,3 +227,71 @@ def test_an_episode_that_always_kills_its_worker_is_given_up(pool: RayPool, tmp_
     assert len(marker.read_text(encoding="utf-8").split()) == MAX_ATTEMPTS
     assert made.restarts == len(said) == MAX_ATTEMPTS
     assert "running 0 of its 1 episodes again" in said[-1]
+
+
+# --- paused -------------------------------------------------------------------------------------
+
+
+def paused(pool: RayPool, barrier: Path, **kwargs: Any) -> dict[EpisodeKey, Trajectory]:
+    """Pause twelve episodes, of which eight play, in the middle of their second turn."""
+    for job in jobs(barrier=str(barrier), **kwargs):
+        pool.submit(job)
+    for _ in range(2000):
+        stepping = [w for w in pool.waiting() if w.waits_for == "env.step" and w.turn == 1]
+        if len(stepping) == 2 * CONCURRENCY:
+            break
+        threading.Event().wait(0.01)
+    pool.pause()
+    barrier.touch()
+    return standing(pool, 2 * CONCURRENCY)
+
+
+def test_paused_episodes_stand_still_and_others_play(
+    pool: RayPool, expected: dict[EpisodeKey, Trajectory], tmp_path: Path
+) -> None:
+    pool.load(weights(0), 1)
+    before = pool.played()
+    found = paused(pool, tmp_path / "go")
+    assert found.keys() == expected.keys()
+    assert {t.stop for t in found.values()} == {StopReason.PAUSED}
+    assert sorted(len(t.turns) for t in found.values()) == [0] * 4 + [2] * 8
+    for key, t in found.items():
+        assert token_ids(t) == token_ids(expected[key])[: len(t.turns)]
+    assert pool.waiting() == [] and pool.wait(0.0) is None
+    # As many others have room meanwhile, under other weights.
+    pool.load(weights(1), 2)
+    others = [replace(j, key=replace(j.key, stream="eval/rl/sampled")) for j in jobs()]
+    for t in run(pool, others):
+        assert t.stop is StopReason.TERMINATED
+        assert {turn.weights_version for turn in t.turns} == {2}
+    pool.load(weights(0), 1)
+    pool.resume()
+    results = run(pool, [], count=12)
+    assert ids(results) == ids(list(expected.values()))
+    assert pool.snapshot() == []
+    threading.Event().wait(PLAYED_EVERY_S)
+    turns, tokens = pool.played()
+    assert turns - before.turns == 24 * 6 and tokens > before.tokens
+
+
+def test_a_worker_that_dies_with_paused_episodes_loses_none(
+    pool: RayPool, expected: dict[EpisodeKey, Trajectory], tmp_path: Path
+) -> None:
+    pool.load(weights(0), 1)
+    found, before = paused(pool, tmp_path / "go"), pool.restarts
+    ray.kill(pool._actors[0])
+    pool.load(weights(1), 2)  # who comes after it gets these
+    assert pool.restarts == before + 1
+    assert pool.snapshot() and pool.wait(0.0) is None
+    pool.resume()
+    results = run(pool, [], count=12)
+    assert {t.key for t in results} == expected.keys()
+    for t in results:
+        # What was played under the first weights is what it was; the lost ones were played again.
+        known = found[t.key].turns
+        assert token_ids(t)[: len(known)] == token_ids(expected[t.key])[: len(known)]
+        versions = [turn.weights_version for turn in t.turns]
+        assert versions == [1] * len(known) + [2] * (6 - len(known))
+        assert [turn.behaviour_logprobs.tolist() for turn in t.turns[: len(known)]] == [
+            turn.behaviour_logprobs.tolist() for turn in known
+        ]

@@ -148,7 +148,7 @@ def test_everything_else_is_the_samplers() -> None:
     assert (parrot.released, parrot.version, parrot.closed) == ([str(job().key)], 4, 1)
 
 
-# --- snapshots --------------------------------------------------------------------------------------
+# --- snapshots ----------------------------------------------------------------------------------
 
 
 def part(number: int, first: int, turns: Sequence[Turn], member: int = 0) -> Trajectory:

@@ -17,11 +17,11 @@ from rlagents.data.tasks import TaskSource
 from rlagents.errors import RlagentsError
 from rlagents.rollout.groups import RolloutState
 from rlagents.rollout.ledger import Ledger
-from rlagents.rollout.stream import Budget, Collected, RolloutStream, Watch, finished, run_all
+from rlagents.rollout.stream import Collected, RolloutStream, Watch, finished, run_all
 from rlagents.rollout.worker import Job, Played, Waiting
 from rlagents.scoring.queue import ScoringQueue
 from rlagents.scoring.scorer import ReturnScorer, Scorer
-from rlagents.stages import Stage, stage_of
+from rlagents.stages import stage_of
 from rlagents.telemetry.spans import Spans
 from rlagents.types import EpisodeKey, ErrorRecord, ScoredGroup, StopReason, Trajectory
 from tests.fakes import trajectory

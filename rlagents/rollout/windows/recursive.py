@@ -31,8 +31,8 @@ def code_of(text: str) -> str | None:
     """The code of an answer, None where it has none.
 
     Blocks fenced as ```repl (several are one after the other), or the whole answer where it begins
-    with `>>>`, which costs a small model less. `FINAL_VAR(name)` is code that makes the variable the
-    answer. A block whose end is missing is code that can't be run.
+    with `>>>`, which costs a small model less. `FINAL_VAR(name)` is code that makes the variable
+    the answer. A block whose end is missing is code that can't be run.
     """
     if blocks := _FENCED.findall(text):
         return "\n".join(blocks)
@@ -101,19 +101,20 @@ class RecursiveWindow:
         calls           head | prompt | CALL      head | prompt | CALL
 
     An observation above `max_observation` tokens (a quarter of the window where that is 0) becomes
-    `context`; a shorter one is shown and leaves `context` as it is. Answers with code (`code_of`)
-    are run and answered with what they print, at most `recursive.output` characters of it. An
-    answer without is the action. Code that makes `answer` ready ends the turn with that content;
-    where it has called the policy on the way, whose answer then was the latest turn, the root is
-    told so and its next answer, whatever it says if it is no code, gives that content.
+    `context`; a shorter one is shown and leaves `context` as it is. An answer with code (`code_of`)
+    is run and answered with what it prints, at most `recursive.output` characters of it. An answer
+    without is the action. Code that makes `answer` ready ends the turn with that content; where it
+    has called the policy on the way, so that a callee has spoken last, the root is told so, and its
+    next answer, whatever it says if it is no code, gives that content.
 
     A call is answered in a context of its own, with nothing but the head and the prompt, clipped to
-    the window. It is a turn of the trajectory, and its answer is a value in the REPL: not a token of
-    it enters the root's context. `rlm_query` gives the callee a REPL where `recursive.depth` allows
-    one, and is a plain call otherwise; whatever a callee says, code too, is a turn of kind `CALL`. Beyond `recursive.calls` a call fails; beyond
-    `recursive.turns` blocks code is not run any more but taken as the answer.
+    the window. It is a turn of the trajectory, and its answer is a value in the REPL: not a token
+    of it enters the root's context. `rlm_query` gives the callee a REPL where `recursive.depth`
+    allows one, and is a plain call otherwise; whatever a callee says, code too, is of kind `CALL`.
+    Beyond `recursive.calls` a call fails; beyond `recursive.turns` blocks code is not run any more
+    but taken as the answer.
 
-    The root's contexts are cut by the rule of pinned and overlapping turns, all of its turns alike.
+    The root's contexts are cut by the rule of pinned and overlapping turns, all its turns alike.
     What code prints must not depend on the clock or on chance, if the episode is to be played again
     from its record; the order of sets does not.
     """

@@ -2,12 +2,12 @@
 
 What a block of code may use, after Recursive Language Models (arXiv 2512.24601):
 
-    context                       the input, a str
-    llm_query(prompt)             -> str, one answer of the policy, which sees nothing but the prompt
-    llm_query_batched(prompts)    -> list[str] in order
-    rlm_query(prompt), rlm_query_batched(prompts)
-                                  the same by a policy with a REPL of its own, whose `context` it is
-    answer                        {"content": "", "ready": False}; ready ends the REPL with content
+    context                     the input, a str
+    llm_query(prompt)           -> str, an answer of the policy, which sees nothing but the prompt
+    llm_query_batched(prompts)  -> list[str], in order
+    rlm_query, rlm_query_batched
+                                the same by a policy with a REPL of its own for a long prompt
+    answer                      {"content": "", "ready": False}; made ready it is the answer
 
 A call that fails gives a text that begins with `Error: `, an item of a batch like any other. These
 names are put back before every block.
@@ -26,7 +26,7 @@ START_S = 30.0
 
 LIBRARY = r"""
 PROMPT, CONTENT = 200_000, 100_000
-kept = {}
+kept = {"context": ""}
 
 def call(verb, prompt):
     if not isinstance(prompt, str):
@@ -50,22 +50,29 @@ def rlm_query_batched(prompts):
 def before(space):
     said = ask("enter\n")
     if said:
-        kept.update(context=said[1:], answer={"content": "", "ready": False})
+        kept.update(context=said[1:], answer=unready())
     space.update(kept)
 
 def after(space):
     answer = space.get("answer")
     lost = [n for n in kept if n != "answer" and space.get(n) is not kept[n]]
     lost += [] if isinstance(answer, dict) else ["answer"]
-    ready = isinstance(answer, dict) and bool(answer.get("ready"))
-    content = str(answer.get("content", ""))[:CONTENT] if ready else ""
-    if ready:
-        kept["answer"] = {"content": "", "ready": False}
-    ask("\n".join(["leave", " ".join(lost), str(int(ready)), content]))
+    ready, content = False, ""
+    try:
+        if isinstance(answer, dict) and answer.get("ready"):
+            content, ready = str(answer.get("content", ""))[:CONTENT], True
+            kept["answer"] = unready()
+    except Exception as error:
+        print(f"answer: {type(error).__name__}: {error}")
+        kept["answer"] = unready()
+    ask("\n".join(["leave", " ".join(lost), "01"[ready], content]))
+
+def unready():
+    return {"content": "", "ready": False}
 
 for function in (llm_query, llm_query_batched, rlm_query, rlm_query_batched):
     kept[function.__name__] = function
-kept.update(context="", answer={})
+kept["answer"] = unready()
 """
 
 

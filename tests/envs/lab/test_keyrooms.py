@@ -369,6 +369,40 @@ def test_random_answers_with_one_try_each() -> None:
     assert abs(mean - 1 / 10) <= 4 * error
 
 
+def test_the_scribe_writes_down_what_it_has_seen() -> None:
+    env = KeyRooms(horizon=2, keys=2, facts="rooms", expert_waste=0, expert_error=0)
+    env.reset(seed=0)
+    env._codes, env._doors, env._last = {"a": "3", "b": "7"}, "ab", "a3"
+    scribe = KeyRooms.scripted["scribe"](env, np.random.default_rng(0))
+    assert "scribe" in KeyRooms.windowed
+    assert scribe("a3") == "?"
+    env.step("?")
+    assert scribe("sum up!") == "a3"  # what the game says now is not in the context yet
+    assert scribe("a3\n" + env._last) == "?"
+    env.step("?")
+    assert scribe("sum up!") == "a3b7"
+    assert scribe("a3b7\na") == "3"
+    env.step("3")
+    assert scribe("sum up!") == "a3b7"
+
+
+def test_what_the_scribe_forgets_stays_forgotten() -> None:
+    doors = "abcdefgh"
+    env = planted(dict.fromkeys(doors, "3"), doors, expert_forget=0.3)
+    env.step("3")
+    written: list[tuple[int, int]] = []
+    for seed in range(500):
+        scribe = KeyRooms.scripted["scribe"](env, np.random.default_rng(seed))
+        first, second = (
+            {t[i : i + 2] for i in range(0, len(t), 2)} for t in (scribe("!"), scribe("!"))
+        )
+        assert second <= first
+        written.append((len(first), len(second)))
+    means = np.array(written).mean(0)
+    # Bin(8, 0.7) and Bin(8, 0.49): standard errors 1.30 and 1.41 over sqrt(500).
+    assert np.all(np.abs(means - [5.6, 3.92]) <= 4 * np.array([1.3, 1.41]) / 500**0.5)
+
+
 def test_tasks_without_these_options_are_as_before() -> None:
     plain = make(ID, horizon=9).unwrapped
     passing = make(ID, horizon=9, passing=3).unwrapped
@@ -387,6 +421,6 @@ def test_tasks_without_these_options_are_as_before() -> None:
         ({"tries": -1}, "tries: expected a number from 0"),
     ],
 )
-def test_options_that_make_no_sense(wrong: dict[str, int], message: str) -> None:
+def test_options_that_make_no_sense(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         KeyRooms(**wrong)

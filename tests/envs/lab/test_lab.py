@@ -178,6 +178,12 @@ WRONG = {
         "note_limit": [-1, 1001, 2.5],
         "expert_haste": [-0.1, 1.1],
     },
+    "rlagents/Needle-v0": {
+        "horizon": [0, 10_001, "1"],
+        "characters": [99, 10_000_001, 2e5, None],
+        "turns": [0, 1.5],
+        "expert_error": [-0.1, 1.1],
+    },
     "rlagents/Lock-v0": {
         "horizon": [0, 10_001],
         "symbols": [1, 27],

@@ -165,31 +165,26 @@ def test_sittings_by_hand() -> None:
 
 def test_a_window_that_is_full_ends_a_sitting() -> None:
     chat = CHATS["bytes"]
-    endless = section(window=72, memory=MemorySection(tokens=40))
-    # a and x 4, b 2: 6 of 72, and 20 for an action. At 50 a turn would be two too long.
-    said = spoken(chat, "memory.write k: 3", *"x" * 9)
-    played = play(SittingsWindow(chat, endless, 20), list("abcdefghi"), said, reserve=20)
-    # a 2, the command 18, done 5, x 2: 27; from there six turns to 51, opening the last at 49.
-    assert [t.context for t in played.trajectory.turns] == [0] * 8 + [1, 1]
-    assert played.prompts[8].observation.startswith(AGAIN.decode())
+    endless = section(window=76, memory=MemorySection(tokens=40))
+    # a 2, the command 18, done 5, x 2: 27. Seven turns more; the eighth would be 57 and 20.
+    # Then <user>, the line 49, i and x 2: 53, and one more.
+    said = spoken(chat, "memory.write k: 3", *"x" * 10)
+    played = play(SittingsWindow(chat, endless, 20), list("abcdefghij"), said, reserve=20)
+    assert [t.context for t in played.trajectory.turns] == [0] * 9 + [1, 1]
+    assert played.prompts[9].observation == AGAIN.decode() + "i"
 
 
-def test_an_answer_that_does_not_fit_is_one_line() -> None:
+@pytest.mark.parametrize(
+    ("window", "shown"), [(172, "v" * 50 + "\n"), (168, TOO_LONG + "\n"), (167, "")]
+)
+def test_an_answer_that_does_not_fit_is_left_out(window: int, shown: str) -> None:
+    # In a new sitting: <user>, the line 49, the answer 50 or the error 46 and a newline, a; and 70.
     chat = CHATS["bytes"]
-    tight = section(window=120, memory=MemorySection(tokens=90))
-    text = "v" * 40
-    said = spoken(chat, f"memory.write k: {text}", "memory.read k", "x")
-    played = play(SittingsWindow(chat, tight, 60), ["a"], said, reserve=60)
-    # The answer behind the first two is too long for 120, behind a new sitting as well:
-    # 1 + 49 + 41 + 1 and 60 are 152. TOO_LONG takes 46 and a newline: no better.
-    assert len(TOO_LONG) == 46
-    assert played.prompts[-1].observation == AGAIN.decode() + "a"
-    wide = section(window=158, memory=MemorySection(tokens=90))
-    text = "v" * 50
-    said = spoken(chat, f"memory.write k: {text}", "memory.read k", "x")
-    played = play(SittingsWindow(chat, wide, 70), ["a"], said, reserve=70)
-    # 1 + 49 + 51 + 1 and 70 are 172, with the line instead 168 ...
-    assert played.prompts[-1].observation == AGAIN.decode() + "a"
+    tight = section(window=window, memory=MemorySection(tokens=60))
+    said = spoken(chat, "memory.write k: " + "v" * 50, "memory.read k", "x")
+    played = play(SittingsWindow(chat, tight, 70), ["a"], said, reserve=70)
+    assert [t.context for t in played.trajectory.turns] == [0, 0, 1]
+    assert played.prompts[2].observation == AGAIN.decode() + shown + "a"
 
 
 def test_rules_are_told_in_every_sitting() -> None:

@@ -140,14 +140,14 @@ def test_more_edits_than_allowed_go_to_the_environment() -> None:
 
 def test_an_edit_that_fills_the_window_begins_anew_with_the_observation() -> None:
     chat = CHATS["bytes"]
-    # a 2, the edit 12, noted 6, the other edit 6: 26; noted and an action would make it 48.
+    # a 2, the edit 11, noted 6, the other edit 6: 25; noted and an action would make it 47.
     window = NotesWindow(chat, section(window=46), 16)
-    played = play(window, ["a", "b"], spoken(chat, "note+ kkkkk", "note=", "x", "x"), reserve=16)
+    played = play(window, ["a", "b"], spoken(chat, "note+ kkkk", "note=", "x", "x"), reserve=16)
     turns = played.trajectory.turns
     assert [t.kind for t in turns] == [MEMORY, MEMORY, ACTION, ACTION]
     assert [t.context for t in turns] == [0, 0, 1, 1]
     assert played.prompts[2].prompt_ids.tolist() == [USER, *b"noted\na"]
-    assert played.prompts[2].dropped_tokens == 2 + 12 + 6 + 6
+    assert played.prompts[2].dropped_tokens == 2 + 11 + 6 + 6
 
 
 def test_notes_that_leave_no_room_end_the_episode() -> None:
