@@ -47,7 +47,7 @@ class Plateau:
     min_gain: float
     """A score above `best` by less than this is no gain; one above 0 keeps noise from being one."""
     min_score: float
-    """A `best` below this is no plateau: nothing was learned yet."""
+    """A score below this ends no stage: nothing was learned yet, or it was lost again."""
 
 
 def advance(
@@ -60,10 +60,10 @@ def advance(
     """The state after one more iteration.
 
     Without `plateau`, stage m ends after lengths[m] iterations. With it, when `patience` scored
-    iterations in a row were below best + min_gain, and best >= min_score. `best` is the score of
-    the last gain, so a slow rise adds up until it is one. It is a maximum over noisy means and
-    lies above the policy's score by the more the longer a stage lasts: a noisy score ends a stage
-    early, never late, and a group's or an iteration's size is what makes it less noisy.
+    iterations in a row were below best + min_gain and this one's score is min_score or more. `best`
+    is the score of the last gain, so a slow rise adds up until it is one. It is a maximum over
+    noisy means and lies above the policy's score by the more the longer a stage lasts: noise hides
+    gains and ends a stage early; the number of an iteration's trajectories is what lessens it.
 
     The last stage lasts to the end of the run, whatever its length.
 
@@ -79,16 +79,16 @@ def advance(
     """
     if not 0 <= state.stage < max(len(lengths), 1):
         raise ValueError(f"stage: expected one of {len(lengths)}, got number {state.stage}")
-    best, stale = state.best, state.stale
+    rule = plateau or _ANY
+    best, stale, ended = state.best, state.stale, False
     if score is not None and math.isfinite(score):
-        gained = best is None or (score > best and score >= best + (plateau or _ANY).min_gain)
+        gained = best is None or (score > best and score >= best + rule.min_gain)
         best, stale = (score, 0) if gained else (best, stale + 1)
+        ended = stale >= rule.patience and score >= rule.min_score
     iterations = state.iterations + 1
     if state.stage + 1 < len(lengths):
         if plateau is None:
             ended = iterations >= lengths[state.stage]
-        else:
-            ended = stale >= plateau.patience and best is not None and best >= plateau.min_score
         if ended:
             return ScheduleState(stage=state.stage + 1)
     return ScheduleState(stage=state.stage, iterations=iterations, best=best, stale=stale)

@@ -17,7 +17,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_own_environment_trains_and_learns(tmp_path):
-    (code,), (yaml, *_) = blocks("python"), blocks("yaml")
+    (code, judge), (yaml, *_) = blocks("python"), blocks("yaml")
     assert len(code.splitlines()) <= 25
     assert len(yaml.splitlines()) <= 12
     (tmp_path / "higher.py").write_text(code)
@@ -44,6 +44,22 @@ def test_the_own_environment_trains_and_learns(tmp_path):
     }
     assert evals["initial"]["score_mean"] < 0.3
     assert evals["rl"]["score_mean"] > evals["initial"]["score_mean"] + 0.25
+
+    (tmp_path / "judge.py").write_text(judge)
+    (scoring,) = [block for block in blocks("yaml") if "judge:brief" in block]
+    (tmp_path / "judged.yaml").write_text(yaml + scoring)
+    run("train", "judged.yaml", "run.dir=judged", "train.iterations=1", "eval.episodes=8")
+    judged = json.loads((tmp_path / "judged/summary.json").read_text())
+    # Half of what was returned, and a twentieth for being done in ten turns.
+    assert all(0.05 <= e["score_mean"] <= 0.55 for e in judged["evals"])
+
+
+def test_the_settings_for_long_horizons_are_settings(tmp_path):
+    from rlagents import cli
+
+    (block,) = [block for block in blocks("yaml") if "context:" in block and "schedule:" in block]
+    (tmp_path / "long.yaml").write_text(block)
+    assert cli.main(["config", str(tmp_path / "long.yaml")]) == 0
 
 
 def test_every_command_of_the_readme_exists():

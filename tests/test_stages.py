@@ -240,7 +240,7 @@ def test_the_state_advances_as_the_configuration_says() -> None:
             "min_score: 0.6}"
         ],
     )
-    low = advanced(measured, advanced(measured, ScheduleState(), 0.5), 0.9)
+    low = advanced(measured, advanced(measured, ScheduleState(), 0.5), 0.55)
     assert low == ScheduleState(iterations=2, best=0.5, stale=1)  # a plateau, but below 0.6
     high = advanced(measured, advanced(measured, ScheduleState(), 0.6), 0.9)
     assert high == ScheduleState(stage=1)

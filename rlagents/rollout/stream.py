@@ -140,9 +140,10 @@ class Watch:
 class _Silence:
     """Says who waits for what when nothing has happened for too long."""
 
-    def __init__(self, pool: Pool, watch: Watch) -> None:
+    def __init__(self, pool: Pool, watch: Watch, queue: ScoringQueue | None = None) -> None:
         self._pool = pool
         self._watch = watch
+        self._queue = queue
         self._last = time.monotonic()
 
     def broken(self, by: object) -> None:
@@ -155,7 +156,10 @@ class _Silence:
             waiting = self._pool.waiting()
             seconds = self._watch.interval_s
             lines = [f"no episode has finished for {seconds:g} s; {len(waiting)} wait:"]
-            self._watch.report("\n  ".join(lines + [str(w) for w in waiting[:5]]))
+            lines += [str(w) for w in waiting[:5]]
+            if self._queue is not None and self._queue.pending:
+                lines.append(f"groups that wait for their scores: {self._queue.pending}")
+            self._watch.report("\n  ".join(lines))
 
 
 def finished(pool: Pool, outstanding: Callable[[], int], watch: Watch) -> Iterator[Trajectory]:
@@ -360,7 +364,7 @@ class RolloutStream:
         found, resumed = _Found(), self.playing
         self._resume()
         over = self._until()
-        silence = _Silence(self._pool, self._watch)
+        silence = _Silence(self._pool, self._watch, self._queue)
         while True:
             plan = self._fill(found, plan_of, stage)
             if over(found, plan):
@@ -373,7 +377,7 @@ class RolloutStream:
                 self._settle(found, plan.success)
             else:
                 with self._spans.span("score", iteration=iteration):
-                    self._settle(found, plan.success, POLL_S)
+                    silence.broken(self._settle(found, plan.success, POLL_S) or None)
         block = self._block
         if self._budget is None:
             self._block, self._number, self._plan = block + 1, 0, None
@@ -477,10 +481,14 @@ class RolloutStream:
         advance(trajectory)
         return trajectory
 
-    def _settle(self, found: _Found, success: float, timeout: float = 0.0) -> None:
-        """Keep or drop the groups that have their scores; wait for the first so many seconds."""
+    def _settle(self, found: _Found, success: float, timeout: float = 0.0) -> int:
+        """Keep or drop the groups that have their scores; wait for the first so many seconds.
+
+        Returns how many scores came.
+        """
+        count = 0
         while (result := self._queue.wait(timeout)) is not None:
-            timeout = 0.0
+            timeout, count = 0.0, count + 1
             place, scored = result
             assert isinstance(place, tuple)
             group = self._open[place]
@@ -497,6 +505,7 @@ class RolloutStream:
                 found.kept[place] = scored
             else:
                 found.dropped[place] = (scored, reason)
+        return count
 
     def _earlier(
         self, group: OpenGroup, scored: ScoredGroup, success: float

@@ -51,11 +51,14 @@ def test_without_stages_there_is_one_without_end() -> None:
         ([0.6, 0.6, 0.7, 0.7, 0.7], [0, 0, 0, 0, 1]),
         # a slow rise adds up: 0.60 -> 0.65 (none) -> 0.70 (gain, of 0.60) -> 0.75 -> 0.80 (gain)
         ([0.6, 0.65, 0.7, 0.75, 0.8], [0, 0, 0, 0, 0]),
-        # flat below min_score is no plateau, however long; it ends once best has reached it
+        # flat below min_score is no plateau, however long; at 0.5 the count begins anew
         ([0.0] * 6, [0] * 6),
         ([0.2, 0.2, 0.2, 0.5, 0.5, 0.5], [0, 0, 0, 0, 0, 1]),
+        # a score that has fallen below min_score is none either
+        ([0.6, 0.4, 0.4, 0.4, 0.5], [0, 0, 0, 0, 1]),
         # an iteration without a score is neither a gain nor the want of one
         ([0.6, None, 0.6, math.nan, 0.6], [0, 0, 0, 0, 1]),
+        ([0.6, 0.4, 0.4, None, 0.5], [0, 0, 0, 0, 1]),
         ([None, None, None], [0, 0, 0]),
         # the next stage begins with no best of its own: 0.1 is its first, and far below min_score
         ([0.6, 0.6, 0.6, 0.1, 0.1, 0.1, 0.1], [0, 0, 1, 1, 1, 1, 1]),

@@ -116,10 +116,13 @@ def test_the_gradient_knows_no_depth():
 
 def test_a_number_that_is_not_finite_stays_in_its_bucket():
     columns = {"turns": torch.tensor([0, 1, 7]), "contexts": torch.tensor([0, 0, 0])}
-    sums = depth_sums(columns, {"ratio": torch.tensor([1.0, float("nan"), 3.0])})["ratio"]
-    assert sums[0] == 1 and sums[1].isnan() and sums[3] == 3
+    depth = by_axis(depth_sums(columns, {"ratio": torch.tensor([1.0, float("nan"), 3.0])}))
+    ratios = depth["turn"]["ratio"]
+    assert ratios[0] == 1 and np.isnan(ratios[1]) and ratios[3] == 3
+    assert np.isnan(depth["segment"]["ratio"]).tolist() == [True] + [False] * (BUCKETS - 1)
 
 
 def test_an_index_below_zero_counts_as_the_first():
     columns = {"turns": torch.tensor([-1, 0]), "contexts": torch.tensor([0, 0])}
-    assert depth_sums(columns, {"ratio": torch.ones(2)})["count"][0] == 2
+    depth = by_axis(depth_sums(columns, {"ratio": torch.ones(2)}))
+    assert depth["turn"]["count"][0] == depth["segment"]["count"][0] == 2

@@ -373,6 +373,20 @@ def test_groups_without_scores_carry_over() -> None:
     assert rig.settled.keys() <= rig.recorded.keys()
 
 
+def test_silence_of_the_scorer_is_reported() -> None:
+    slow, said = Slow(), []
+    rig = Rig(None, scorer=slow, concurrency=1)
+
+    def report(line: str) -> None:
+        said.append(line)
+        if not rig.stream.playing:
+            slow.go.set()
+
+    rig.stream._watch = Watch(interval_s=0, report=report, check=lambda: None)
+    rig.collect()
+    assert any(line.endswith("groups that wait for their scores: 3") for line in said)
+
+
 def test_time_in_which_only_scores_are_waited_for_is_told() -> None:
     slow = Slow()
     rig = Rig(None, scorer=slow, concurrency=2)

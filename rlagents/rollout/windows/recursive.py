@@ -54,15 +54,11 @@ def final_of(text: str) -> str:
 class _Conversation(ContextWindow):
     """The contexts of the root, or of one call: they begin with the head and only grow."""
 
-    def open(self, text: str, limit: int | None = None) -> Prompt | None:
-        """Open a turn; a text that is longer than `limit` tokens or than there is room is clipped.
-
-        None where not even an empty one fits.
-        """
+    def open(self, text: str) -> Prompt | None:
+        """Open a turn, with a text clipped to the room; None where not even an empty one fits."""
         section = self._section
         pinned = sum(self._sizes[: section.pinned_turns])
         room = section.window - len(self._head) - pinned - self._reserve
-        room = room if limit is None else min(room, limit)
         if room < self._size(""):
             return None
         text = clipped(text, room, self._size)
@@ -131,9 +127,9 @@ class RecursiveWindow:
         self._reserve = reserve
         try:
             self._sandbox = SandboxConfig.of(section.recursive.sandbox)
+            ready(self._sandbox)
         except ConfigError as error:
             raise ConfigError(f"context.recursive.{error}") from error
-        ready(self._sandbox)
         self._shown = section.max_observation or section.window // 4
         self._box: Sandbox | None = None
         self._contexts: dict[tuple[str, int], int] = {}

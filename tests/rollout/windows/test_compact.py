@@ -16,6 +16,7 @@ from rlagents.rollout.windows.compact import CompactWindow
 from rlagents.types import StopReason, TurnKind
 from tests.rollout.properties import (
     CHATS,
+    Answer,
     answers,
     assert_dropped,
     assert_exact,
@@ -75,6 +76,18 @@ def test_summaries_are_trained_where_they_were_sampled(
         if shown:
             assert shown.startswith(compact.label) and shown.endswith("\n")
             assert turn.action.startswith(shown[len(compact.label) : -1])
+    if played.stopped:  # not even behind an empty summary was there room for the observation
+        acted = [turn for turn in turns if turn.kind is ACTION]
+        clip, bare = clipper(chat, section), chat.observation_ids
+        pinned = sum(
+            len(bare(clip(t.observation))) + len(t.action_ids) + len(chat.close_ids(t.action_ids))
+            for t in acted[: section.pinned_turns]
+        )
+        close = len(chat.close_ids([]))
+        request = len(bare(compact.prompt)) + (compact.tokens or RESERVE)
+        opening = len(bare(clip(observations[len(acted)])))
+        least = len(chat.head_ids) + pinned + opening + RESERVE + close + request
+        assert least > section.window
     # A context but the last ends with a summary.
     last = {turn.context: turn.kind for turn in turns}
     assert all(last[context] is SUMMARY for context in range(len(last) - 1))
@@ -117,6 +130,21 @@ def test_a_summary_by_hand() -> None:
     assert [t.dropped_tokens for t in played.trajectory.turns] == [0] * 5 + [22, 0, 0]
     assert played.acted == list("xxxxxxx")
     assert [t.observation for t in played.trajectory.turns[4:6]] == ["!", "e"]
+
+
+@pytest.mark.parametrize(("window", "summary"), [(20, 2), (21, 3)])
+def test_an_action_without_an_end_leaves_room_as_well(window: int, summary: int) -> None:
+    # A turn has 5: <user>, a letter, an action of 2 and the end that it lacks. c opens at 12, and
+    # its action, the end, the request and a summary make it 21.
+    chat = CHATS["bytes"]
+    action = (chat.encode_action("xx")[:2], "xx")
+    said: list[Answer] = [action] * 5
+    said.insert(summary, (chat.encode_action("abc"), "abc"))
+    played = play(
+        CompactWindow(chat, section(window=window), 2), [*"abcd"], in_turn(said), reserve=2
+    )
+    assert [t.kind for t in played.trajectory.turns].index(SUMMARY) == summary
+    assert not played.stopped
 
 
 def test_pinned_and_repeated_turns_come_without_old_summaries() -> None:
