@@ -13,7 +13,7 @@ import numpy as np
 from rlagents.data.tasks import TaskSource
 from rlagents.policy.sampler import Sampling
 from rlagents.rollout.pool import Pool
-from rlagents.rollout.stream import POLL_S, Watch, run_all
+from rlagents.rollout.watch import POLL_S, Watch, run_all
 from rlagents.rollout.worker import Job
 from rlagents.scoring.queue import ScoringQueue
 from rlagents.types import EpisodeKey, Group, Trajectory

@@ -9,7 +9,7 @@ import numpy as np
 
 from rlagents.algos.history import zero_variance
 from rlagents.depth import BUCKETS, buckets
-from rlagents.rollout.stream import Collected
+from rlagents.rollout.collected import Collected
 from rlagents.telemetry.depth import Survival, means_by_depth, survival, survival_by_depth
 from rlagents.types import FloatArray, ScoredGroup, StopReason, Trajectory, TurnKind
 

@@ -35,7 +35,8 @@ from rlagents.rollout.lag import WeightLag
 from rlagents.rollout.ledger import Ledger
 from rlagents.rollout.recorded import STREAM, joined
 from rlagents.rollout.splitting import Splitter
-from rlagents.rollout.stream import Budget, RolloutStream, Watch
+from rlagents.rollout.stream import Budget, RolloutStream
+from rlagents.rollout.watch import Watch
 from rlagents.runs import RunFolder
 from rlagents.stages import stage_of
 from rlagents.telemetry.progress import Display, results_table

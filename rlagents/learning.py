@@ -9,7 +9,9 @@ from rlagents.algos.sampling import Plan
 from rlagents.algos.sampling import plan as plan_tasks
 from rlagents.config import RunConfig
 from rlagents.data.batches import make_batches
+from rlagents.depth import DepthSums
 from rlagents.parts import Parts, RunState
+from rlagents.telemetry.depth import depth_metrics
 from rlagents.types import Batch, ScoredGroup
 
 
@@ -47,9 +49,11 @@ def batches_of(
 
 def learn(
     parts: Parts, state: RunState, batches: Sequence[Batch], advance: Callable[[float], None]
-) -> list[Mapping[str, float]]:
+) -> Sequence[Mapping[str, float]]:
     """The optimizer steps of an iteration; their figures."""
-    algorithm, learner, figures = parts.algorithm, parts.learner, []
+    algorithm, learner = parts.algorithm, parts.learner
+    figures: list[dict[str, float]] = []
+    depths: list[DepthSums] = []
     if algorithm.columns:
         batches = [learner.columns(batch, algorithm.columns) for batch in batches]
     for batch in list(batches) * parts.config.algo.epochs:
@@ -67,7 +71,10 @@ def learn(
                 state.algo = algorithm.after_step(state.algo, metrics["policy/entropy"])
         state.tokens_trained += batch.trained_tokens
         figures.append(metrics)
+        depths.append(stats.depth)
         advance(metrics["train/loss"])
+    if figures and parts.config.telemetry.depth:
+        figures[-1] |= depth_metrics(depths)
     kl = parts.config.algo.kl
     if figures and kl.coef > 0 and kl.reference == "moving":
         learner.move_reference(kl.decay)

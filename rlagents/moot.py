@@ -345,7 +345,7 @@ TABLE = (
         "eval.episodes above 0",
     ),
     Only(
-        ("telemetry.trajectories",),
+        ("telemetry.trajectories", "telemetry.figures_every"),
         lambda c: c.telemetry.tensorboard,
         ("telemetry.tensorboard",),
         "telemetry.tensorboard: true",

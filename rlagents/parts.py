@@ -21,7 +21,8 @@ from rlagents.rollout.groups import RolloutState
 from rlagents.rollout.lag import WeightLag
 from rlagents.rollout.ledger import Ledger
 from rlagents.rollout.pool import Pool
-from rlagents.rollout.stream import RolloutStream, Watch
+from rlagents.rollout.stream import RolloutStream
+from rlagents.rollout.watch import Watch
 from rlagents.runs import RunFolder
 from rlagents.scoring.queue import ScoringQueue
 from rlagents.telemetry.progress import Display

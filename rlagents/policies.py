@@ -21,7 +21,7 @@ from rlagents.interrupt import Interrupt
 from rlagents.policy import models
 from rlagents.preflight import scripted_policies
 from rlagents.preview import report
-from rlagents.rollout.stream import Watch
+from rlagents.rollout.watch import Watch
 from rlagents.rollout.worker import Job
 from rlagents.runs import RunFolder
 from rlagents.stages import stage_of

@@ -12,7 +12,7 @@ from rlagents.algos.grpo import GRPO
 from rlagents.config import RunConfig
 from rlagents.learning import batches_of
 from rlagents.policy.chat import Chat
-from rlagents.rollout.stream import Collected
+from rlagents.rollout.collected import Collected
 from rlagents.types import (
     Batch,
     BoolArray,

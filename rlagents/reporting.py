@@ -18,7 +18,7 @@ from rlagents.figures import (
     words,
 )
 from rlagents.parts import Parts, RunState
-from rlagents.rollout.stream import Collected
+from rlagents.rollout.collected import Collected
 from rlagents.telemetry.curves import metric_lines
 from rlagents.telemetry.figures import contexts_figure, survival_figure, turns_figure
 from rlagents.telemetry.show import trajectory_text

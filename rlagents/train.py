@@ -10,13 +10,12 @@ from typing import Any, Self
 import numpy as np
 
 from rlagents.algos.history import learn as remember
-from rlagents.config import RunConfig
 from rlagents.evaluate import Mode, evaluate
 from rlagents.learner.step import REFERENCE
 from rlagents.learning import batches_of, learn, plan_of
 from rlagents.parts import Parts, RunState
-from rlagents.reporting import log, settle, write_summary
-from rlagents.rollout.stream import Collected
+from rlagents.reporting import ended, log, settle, write_summary
+from rlagents.rollout.collected import Collected
 from rlagents.stages import Stage, advanced, stage_of
 from rlagents.stages import words as words_of_stage
 from rlagents.telemetry.progress import stage_words
@@ -30,7 +29,7 @@ def train(parts: Parts, state: RunState) -> RunState:
         Interrupted: at a safe point after Ctrl-C; learner and state are then consistent.
     """
     config = parts.config
-    if state.finished and _ended(config, state):
+    if state.finished and ended(config, state):
         parts.display.print("this run is finished")
         return state
     with _Clock(state) as clock:
@@ -41,10 +40,10 @@ def train(parts: Parts, state: RunState) -> RunState:
             parts.display.print(words_of_stage(stage_of(config, state.schedule.stage), config))
         while True:
             # At the head, so that a run that was stopped in an evaluation makes up for it.
-            ended, every = _ended(config, state), config.eval.every
-            if state.iteration and (ended or (every and state.iteration % every == 0)):
+            over, every = ended(config, state), config.eval.every
+            if state.iteration and (over or (every and state.iteration % every == 0)):
                 assess(parts, state, "rl")
-            if ended:
+            if over:
                 break
             iterate(parts, state)
             clock.stamp()
@@ -147,7 +146,7 @@ def assess(parts: Parts, state: RunState, stage: str) -> None:
         if (stage, parts.learner.steps, mode) in map(_place, state.evals):
             continue
         when = stage_words(stage, warm)
-        if stage == "rl" and not _ended(parts.config, state):
+        if stage == "rl" and not ended(parts.config, state):
             when = f"after iteration {state.iteration}"
         title = f"evaluation {when}{'' if mode == 'sampled' else ', greedy'}"
         with (
@@ -204,11 +203,6 @@ def _start(parts: Parts, state: RunState, clock: _Clock) -> None:
     clock.stamp()
     parts.save(parts, state)
     write_summary(parts, state)
-
-
-def _ended(config: RunConfig, state: RunState) -> bool:
-    spent = 0 < config.train.max_tokens <= state.tokens_sampled
-    return spent or state.iteration >= config.train.iterations
 
 
 def _publish(parts: Parts) -> None:

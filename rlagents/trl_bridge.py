@@ -56,7 +56,7 @@ from rlagents.data.segments import segments_of
 from rlagents.data.tasks import TaskSource
 from rlagents.errors import ConfigError, RlagentsError
 from rlagents.policy import models
-from rlagents.rollout.stream import Watch, run_all
+from rlagents.rollout.watch import Watch, run_all
 from rlagents.rollout.worker import Job
 from rlagents.types import EpisodeKey, Task, Trajectory
 

@@ -20,7 +20,7 @@ from rlagents.policy.chat import Chat
 from rlagents.policy.sampler import Sampling
 from rlagents.rollout.pool import Pool
 from rlagents.rollout.splitting import STREAM, Splitter
-from rlagents.rollout.stream import Watch, run_all
+from rlagents.rollout.watch import Watch, run_all
 from rlagents.rollout.worker import Job
 from rlagents.types import EpisodeKey, Segment, Trajectory, TurnKind
 

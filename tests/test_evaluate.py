@@ -12,7 +12,7 @@ from rlagents.config import EnvSection
 from rlagents.data.tasks import TaskSource
 from rlagents.evaluate import Evaluation, env_means, evaluate
 from rlagents.rollout.pool import LocalPool
-from rlagents.rollout.stream import Watch
+from rlagents.rollout.watch import Watch
 from rlagents.scoring.queue import ScoringQueue
 from rlagents.scoring.scorer import ReturnScorer, Scorer
 from rlagents.types import EpisodeKey, Group, ScoredGroup, Task, Trajectory

@@ -14,7 +14,7 @@ from rlagents.figures import (
     survivals,
     words,
 )
-from rlagents.rollout.stream import Collected
+from rlagents.rollout.collected import Collected
 from rlagents.types import EpisodeKey, Group, ScoredGroup, StopReason, Trajectory, Turn, TurnKind
 from tests.fakes import TASK, trajectory, turn
 

@@ -16,6 +16,11 @@ Place = tuple[int, int]
 `iteration` and the `group` of its keys."""
 
 
+def place_of(trajectory: Trajectory) -> Place:
+    """The group that a trajectory of training belongs to."""
+    return trajectory.key.iteration, trajectory.key.group
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dealt:
     """What a group attempts, and under which stage of the schedule: for its whole life."""

@@ -15,30 +15,37 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
 
-from rlagents.algos.history import Outcome
 from rlagents.algos.sampling import Plan
 from rlagents.data.tasks import TaskSource
 from rlagents.errors import JudgeError, RlagentsError
 from rlagents.policy.sampler import Sampling
+from rlagents.rollout.collected import Collected
 from rlagents.rollout.episode import Limits
-from rlagents.rollout.groups import Dealt, OpenGroup, Place, RolloutState, SavedGroup
+from rlagents.rollout.groups import (
+    Dealt,
+    OpenGroup,
+    Place,
+    RolloutState,
+    SavedGroup,
+    place_of,
+)
 from rlagents.rollout.ledger import Ledger
 from rlagents.rollout.pool import Pool
 from rlagents.rollout.recorded import FIRST, STREAM
+from rlagents.rollout.watch import POLL_S, Silence, Watch
 from rlagents.rollout.worker import Job
 from rlagents.scoring.queue import ScoringQueue
 from rlagents.scoring.scorer import JUDGE_ERROR
 from rlagents.stages import Stage
 from rlagents.telemetry.spans import Spans
-from rlagents.types import EpisodeKey, ErrorRecord, Group, ScoredGroup, Trajectory, Turn
+from rlagents.types import EpisodeKey, ErrorRecord, ScoredGroup, Trajectory, Turn
 
-POLL_S = 0.5
 QUICK_POLL_S = 0.05
 """While something else than an episode's end may happen: a score, the end of a budget."""
 
@@ -56,141 +63,6 @@ class Budget:
     def spent(self, turns: int, tokens: int, seconds: float) -> bool:
         """Whether any of them is."""
         return 0 < self.turns <= turns or 0 < self.tokens <= tokens or 0 < self.seconds <= seconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collected:
-    """What an iteration's rollouts gave."""
-
-    plan: Plan
-    """The one that was dealt last."""
-    block: int = 0
-    """Its number."""
-    kept: tuple[ScoredGroup, ...]
-    dropped: tuple[tuple[ScoredGroup, str], ...]
-    """Groups that are not worth training on, and why."""
-    replayed: frozenset[EpisodeKey] = frozenset()
-    """Members that an earlier iteration sampled, and accounted for."""
-    dealt: Mapping[Place, Dealt] = field(default_factory=dict)
-    """What each group attempted."""
-    resumed: int | None = None
-    """Trajectories that went on from earlier iterations; None where none can."""
-    paused: int | None = None
-    """Trajectories that go on in the next iteration."""
-
-    @property
-    def groups(self) -> tuple[ScoredGroup, ...]:
-        """All of them."""
-        return self.kept + tuple(group for group, _ in self.dropped)
-
-    @property
-    def sampled(self) -> tuple[ScoredGroup, ...]:
-        """All of them, without replayed members: what was paid for."""
-        return tuple(self.own(group) for group in self.groups)
-
-    @property
-    def trajectories(self) -> list[Trajectory]:
-        """All members, without replayed ones."""
-        return [t for g in self.sampled for t in g.group.trajectories]
-
-    def of_stage(self, stage: int) -> list[ScoredGroup]:
-        """Groups that were started under a stage, without replayed members, by their places."""
-        groups = sorted(self.sampled, key=lambda g: _place(g.group.trajectories[0]))
-        return [g for g in groups if self._dealt(g).stage.number == stage]
-
-    def outcomes(self, stage: int = 0) -> list[Outcome]:
-        """What `algos.history.learn` learns from: a stage's groups of tasks that come back."""
-        pairs = [(self._dealt(group).slot.index, group) for group in self.of_stage(stage)]
-        return [
-            Outcome(index=index, keys=tuple(t.key for t in g.group.trajectories), scores=g.scores)
-            for index, g in pairs
-            if index is not None
-        ]
-
-    def _dealt(self, scored: ScoredGroup) -> Dealt:
-        return self.dealt[_place(scored.group.trajectories[0])]
-
-    def own(self, scored: ScoredGroup) -> ScoredGroup:
-        """One of the groups without replayed members."""
-        members = scored.group.trajectories
-        mine = np.array([t.key not in self.replayed for t in members])
-        if mine.all():
-            return scored
-        return ScoredGroup(
-            group=Group(
-                task=scored.group.task,
-                trajectories=tuple(t for t, is_mine in zip(members, mine, strict=True) if is_mine),
-            ),
-            scores=scored.scores[mine],
-            parts={name: values[mine] for name, values in scored.parts.items()},
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Watch:
-    """What a loop that waits needs to stay talkative and interruptible."""
-
-    interval_s: float
-    """Without a result for this long, say who waits for what."""
-    report: Callable[[str], None]
-    check: Callable[[], None]
-    """Called twice a second; raises to stop the loop."""
-
-
-class _Silence:
-    """Says who waits for what when nothing has happened for too long."""
-
-    def __init__(self, pool: Pool, watch: Watch, queue: ScoringQueue | None = None) -> None:
-        self._pool = pool
-        self._watch = watch
-        self._queue = queue
-        self._last = time.monotonic()
-
-    def broken(self, by: object) -> None:
-        """Told after each wait what came of it; None is nothing."""
-        now = time.monotonic()
-        if by is not None:
-            self._last = now
-        elif now - self._last > self._watch.interval_s:
-            self._last = now
-            waiting = self._pool.waiting()
-            seconds = self._watch.interval_s
-            lines = [f"no episode has finished for {seconds:g} s; {len(waiting)} wait:"]
-            lines += [str(w) for w in waiting[:5]]
-            if self._queue is not None and self._queue.pending:
-                lines.append(f"groups that wait for their scores: {self._queue.pending}")
-            self._watch.report("\n  ".join(lines))
-
-
-def finished(pool: Pool, outstanding: Callable[[], int], watch: Watch) -> Iterator[Trajectory]:
-    """Yield trajectories while any are outstanding.
-
-    Consumes: the pool's results. Produces: them, in order of finishing. Waits for: the next one,
-    half a second at a time; each episode is bounded by its own limits. Stops when: none are
-    outstanding, or `watch.check` raises.
-    """
-    silence = _Silence(pool, watch)
-    while outstanding():
-        watch.check()
-        trajectory = pool.wait(POLL_S)
-        silence.broken(trajectory)
-        if trajectory is not None:
-            yield trajectory
-
-
-def run_all(pool: Pool, jobs: Iterable[Job], watch: Watch) -> Iterator[Trajectory]:
-    """Run a fixed set of jobs."""
-    left = 0
-
-    def outstanding() -> int:
-        return left
-
-    for job in jobs:
-        pool.submit(job)
-        left += 1
-    for trajectory in finished(pool, outstanding, watch):
-        left -= 1
-        yield trajectory
 
 
 @dataclass(slots=True, kw_only=True)
@@ -364,7 +236,7 @@ class RolloutStream:
         found, resumed = _Found(), self.playing
         self._resume()
         over = self._until()
-        silence = _Silence(self._pool, self._watch, self._queue)
+        silence = Silence(self._pool, self._watch, self._queue)
         while True:
             plan = self._fill(found, plan_of, stage)
             if over(found, plan):
@@ -473,7 +345,7 @@ class RolloutStream:
             return None
         self._record(trajectory)
         self._written.pop(trajectory.key, None)
-        place = _place(trajectory)
+        place = place_of(trajectory)
         group = self._open[place]
         group.members[trajectory.key.member] = trajectory
         if not group.left:
@@ -518,10 +390,6 @@ class RolloutStream:
         assert all(t.task.seed == group.task.seed for t in recalled), "successes of another task"
         # Another stage's task has another id: it may be an easier one.
         return tuple(t for t in recalled if t.task.task_id == group.task.task_id)
-
-
-def _place(trajectory: Trajectory) -> Place:
-    return trajectory.key.iteration, trajectory.key.group
 
 
 def _stop_if_unscored(

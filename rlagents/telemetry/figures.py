@@ -1,7 +1,7 @@
 """Pictures of depth for TensorBoard: how long episodes last, and what changes as they go on.
 
-Drawn from numbers and from names of ours: nothing that an agent or an environment wrote. Margins are
-fixed, since to fit them to the labels all would be drawn twice.
+Drawn from numbers and from names of ours: nothing that an agent or an environment wrote. Margins
+are fixed, since to fit them to the labels all would be drawn twice.
 """
 
 from __future__ import annotations

@@ -27,11 +27,13 @@ from rlagents.data.segments import segments_of
 from rlagents.data.tasks import TaskSource
 from rlagents.errors import RlagentsError
 from rlagents.policy import models
+from rlagents.rollout.collected import Collected
 from rlagents.rollout.groups import RolloutState
 from rlagents.rollout.ledger import Ledger
 from rlagents.rollout.pool import LocalPool, Pool
 from rlagents.rollout.recorded import joined
-from rlagents.rollout.stream import Budget, Collected, RolloutStream, Watch
+from rlagents.rollout.stream import Budget, RolloutStream
+from rlagents.rollout.watch import Watch
 from rlagents.rollout.worker import Job, Played, Waiting
 from rlagents.scoring.queue import ScoringQueue
 from rlagents.scoring.scorer import ReturnScorer, Scorer

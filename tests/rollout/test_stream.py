@@ -15,9 +15,11 @@ from rlagents.algos.sampling import Plan, Slot, plan
 from rlagents.config import EnvSection, RunConfig
 from rlagents.data.tasks import TaskSource
 from rlagents.errors import RlagentsError
+from rlagents.rollout.collected import Collected
 from rlagents.rollout.groups import RolloutState
 from rlagents.rollout.ledger import Ledger
-from rlagents.rollout.stream import Collected, RolloutStream, Watch, finished, run_all
+from rlagents.rollout.stream import RolloutStream
+from rlagents.rollout.watch import Watch, finished, run_all
 from rlagents.rollout.worker import Job, Played, Waiting
 from rlagents.scoring.queue import ScoringQueue
 from rlagents.scoring.scorer import ReturnScorer, Scorer
