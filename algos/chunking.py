@@ -205,9 +205,10 @@ def clip_text(text: str, limit: int, size: Callable[[str], int]) -> str:
 
         abcdef...uvwxyz  ->  abc[... 1,234 characters left out ...]xyz
 
-    As many characters as a bisection finds are kept, half of them (rounded up) at the head. The
-    result always fits, for any `size`; it is the longest where `size` grows with the characters
-    kept, as the count of tokens nearly does.
+    As many characters as a bisection finds are kept, half of them (rounded up) at the head. It
+    begins around the text's own ratio of characters to size, so that besides the text itself few
+    long strings are measured. The result always fits, for any `size`; it is the longest where
+    `size` grows with the characters kept, as the count of tokens nearly does.
 
     Args:
         limit: most that `size` may say of the result.
@@ -216,17 +217,31 @@ def clip_text(text: str, limit: int, size: Callable[[str], int]) -> str:
     Raises:
         ValueError: when not even the mark alone fits.
     """
-    if size(text) <= limit:
+    if (whole := size(text)) <= limit:
         return text
+
+    def too_long(count: int) -> bool:
+        return size(_clipped(text, count)) > limit
+
     kept, too_many = 0, len(text)
-    if size(_clipped(text, kept)) > limit:
+    if too_long(kept):
         raise ValueError(f"limit: expected room for {_clipped(text, 0)!r} at least, got {limit}")
+    tried = max(len(text) * limit // whole, 1)
+    step = 1 + tried // 8
+    while kept < tried < too_many:  # gallop from the guess, until both sides are known
+        if too_long(tried):
+            too_many = tried
+            tried = tried - step if kept == 0 else kept
+        else:
+            kept = tried
+            tried = tried + step if too_many == len(text) else too_many
+        step *= 2
     while too_many - kept > 1:
         middle = (kept + too_many) // 2
-        if size(_clipped(text, middle)) <= limit:
-            kept = middle
-        else:
+        if too_long(middle):
             too_many = middle
+        else:
+            kept = middle
     return _clipped(text, kept)
 
 

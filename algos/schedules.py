@@ -46,8 +46,9 @@ class Plateau:
     """Scored iterations in a row without a gain."""
     min_gain: float
     """A score above `best` by less than this is no gain; one above 0 keeps noise from being one."""
-    min_score: float
-    """A score below this ends no stage: nothing was learned yet, or it was lost again."""
+    min_score: float | None = None
+    """A score below this ends no stage: nothing was learned yet, or it was lost again. None: any
+    score may end one."""
 
 
 def advance(
@@ -60,7 +61,7 @@ def advance(
     """The state after one more iteration.
 
     Without `plateau`, stage m ends after lengths[m] iterations. With it, when `patience` scored
-    iterations in a row were below best + min_gain and this one's score is min_score or more. `best`
+    iterations in a row were below best + min_gain and this one's score is not below min_score. `best`
     is the score of the last gain, so a slow rise adds up until it is one. It is a maximum over
     noisy means and lies above the policy's score by the more the longer a stage lasts: noise hides
     gains and ends a stage early; the number of an iteration's trajectories is what lessens it.
@@ -84,7 +85,8 @@ def advance(
     if score is not None and math.isfinite(score):
         gained = best is None or (score > best and score >= best + rule.min_gain)
         best, stale = (score, 0) if gained else (best, stale + 1)
-        ended = stale >= rule.patience and score >= rule.min_score
+        enough = rule.min_score is None or score >= rule.min_score
+        ended = stale >= rule.patience and enough
     iterations = state.iterations + 1
     if state.stage + 1 < len(lengths):
         if plateau is None:
@@ -94,5 +96,5 @@ def advance(
     return ScheduleState(stage=state.stage, iterations=iterations, best=best, stale=stale)
 
 
-_ANY = Plateau(patience=1, min_gain=0.0, min_score=-math.inf)
+_ANY = Plateau(patience=1, min_gain=0.0)
 """Under lengths `best` and `stale` are only there to be looked at."""

@@ -151,7 +151,7 @@ def make_worker(
             network,
             chat,
             window=window,
-            cache_tokens=rollout.cache_tokens or rollout.concurrency * window,
+            cache_tokens=rollout.cache_tokens or rollout.whole_cache(config.context),
             max_batch=rollout.concurrency,
             deterministic=rollout.deterministic,
         )

@@ -246,9 +246,11 @@ class RolloutSection:
     sampler_timeout_s: float = 300.0
     """One turn's sampling."""
     cache_tokens: int = 0
-    """Tokens the engine keeps cached in each worker; 0 is concurrency x window."""
+    """Tokens the engine keeps cached in each worker; 0 is concurrency x window, and as much again
+    for each level of `context.recursive.depth` with `context.strategy: recursive`."""
     deterministic: bool = False
-    """Repeat bit for bit: batch shape, padding and prefill depend on the conversation alone."""
+    """Repeat bit for bit: batch shape, padding and prefill depend on the conversation alone. With a
+    budget that holds of turns that the same weights sample: the clock decides which those are."""
     budget_turns: int = 0
     """Partial rollouts: an iteration ends after so many turns with the environment, as soon as a
     group is complete; unfinished trajectories pause and go on first in the next. 0: no such
@@ -287,6 +289,11 @@ class RolloutSection:
     def partial(self) -> bool:
         """Whether an iteration has a budget, at whose end trajectories pause."""
         return bool(self.budget_turns or self.budget_tokens or self.budget_seconds)
+
+    def whole_cache(self, context: ContextSection) -> int:
+        """Tokens of all contexts that a worker's episodes have open at once, at most."""
+        levels = 1 + context.recursive.depth if context.strategy == "recursive" else 1
+        return self.concurrency * context.window * levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,8 +345,8 @@ class ScheduleSection:
     has not risen by `min_gain` for `patience` iterations."""
     patience: int = 5
     min_gain: float = 0.01
-    min_score: float = 0.0
-    """A score below this is no plateau, however long it lasts."""
+    min_score: float | None = None
+    """A score below this is no plateau, however long it lasts; unset, any score can be one."""
 
     def __post_init__(self) -> None:
         require(self.patience >= 1, "schedule.patience", self.patience, "1 or more")
@@ -354,7 +361,8 @@ class ScoringSection:
     """`return`: the sum of the environment's rewards. `function`: your own."""
     function: str | None = None
     """`module:name` of a function (Group) -> [G] numbers, NaN where a member has none. It runs in
-    this process, in `concurrency` threads, beside the rollouts."""
+    this process, in `concurrency` threads, beside the rollouts. In an evaluation a group has one
+    member: a score that compares members says nothing there."""
     concurrency: int = 4
     """Groups that are scored at once."""
     queue: int = 64
@@ -419,6 +427,17 @@ class WarmStartSection:
     @property
     def enabled(self) -> bool:
         return self.episodes > 0 or self.path is not None
+
+    def check_windowed(self) -> None:
+        """For an expert that plays through the context window, with contexts of its own.
+
+        Raises:
+            ConfigError: for what only demonstrations that are split can have.
+        """
+        why = "as the expert plays through the context window: its contexts are as they were played"
+        require(self.long == "split", "warm_start.long", self.long, f"split, {why}")
+        key = "warm_start.train_overlap"
+        require(not self.train_overlap, key, self.train_overlap, f"false, {why}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,6 +129,8 @@ def opened(
             device=device,
             dtype="float32",  # master weights; the learner computes in `learner.dtype`
         )
+        chat = Chat(tokenizer, system=config.policy.system, history=config.policy.history)
+        _check_windows(config, chat)
         learner = LearnerGroup(model, config.learner)
         stack.callback(learner.close)
         state = RunState()
@@ -148,7 +150,6 @@ def opened(
         pool = build.make_pool(config, device=str(device), notify=display.print)
         stack.callback(pool.close)
         interrupt.arm()
-        chat = Chat(tokenizer, system=config.policy.system, history=config.policy.history)
         algorithm = GRPO(config.algo)
         tasks = TaskSource(config.env, config.run.seed)
         watch = Watch(
@@ -205,6 +206,17 @@ def opened(
             ),
             state,
         )
+
+
+def _check_windows(config: RunConfig, chat: Chat) -> None:
+    """Make the window of the run and of each stage once: it may refuse its size, with this chat."""
+    build.make_window(config, chat).close()
+    for number in range(len(config.schedule.stages)):
+        context = stage_of(config, number).context
+        try:
+            build.make_window(config, chat, context).close()
+        except ConfigError as error:
+            raise ConfigError(f"schedule.stages[{number}]: {error}") from error
 
 
 def _warm_start(parts: Parts) -> None:

@@ -126,10 +126,29 @@ TABLE = (
         "warm_start.episodes above 0",
     ),
     Only(
-        ("warm_start.epochs", "warm_start.optimizer", "warm_start.lr", "warm_start.batch_segments"),
+        (
+            "warm_start.long",
+            "warm_start.train_overlap",
+            "warm_start.misfits",
+            "warm_start.epochs",
+            "warm_start.optimizer",
+            "warm_start.lr",
+            "warm_start.batch_segments",
+        ),
         lambda c: c.warm_start.enabled,
         ("warm_start.episodes", "warm_start.path"),
         "warm_start.episodes above 0 or warm_start.path",
+    ),
+    Only(
+        ("warm_start.train_overlap",),
+        lambda c: (
+            c.context.overlap > 0
+            and c.context.strategy in REPEATING
+            and c.policy.history != "template"
+        ),
+        ("context.overlap", "context.strategy", "policy.history"),
+        f"context.overlap above 0, context.strategy: {' or '.join(REPEATING)}, and policy.history: "
+        "keep",
     ),
     Only(
         ("algo.clip",),

@@ -31,8 +31,8 @@ def check_env(config: RunConfig) -> None:
 
     Raises:
         ConfigError: the id is unknown, an argument is unknown or refused, the environment speaks
-            something else than text, `warm_start.expert` is not a scripted policy of it, or there
-            is no such `scoring.function`.
+            something else than text, `warm_start.expert` is not a scripted policy of it, or plays
+            through a context window and can't be split, or there is no such `scoring.function`.
         EnvironmentFailure: making it fails for another reason.
     """
     if config.scoring.function is not None:
@@ -49,22 +49,29 @@ def check_env(config: RunConfig) -> None:
                 f"{section}.{name}: expected an argument of {config.env.id} "
                 f"({', '.join(known) or 'it takes none'}){close}"
             )
-        scripted = _make(config.env.id, section, {**config.env.kwargs, **kwargs})
+        scripted, windowed = _make(config.env.id, section, {**config.env.kwargs, **kwargs})
     if warm.episodes and warm.expert not in scripted:
         names = ", ".join(scripted) or "it has none"
         raise ConfigError(
             f"warm_start.expert: expected a scripted policy of {config.env.id} ({names}), "
             f"got {warm.expert!r}{nearest(warm.expert, scripted)}"
         )
+    if warm.episodes and warm.expert in windowed:
+        warm.check_windowed()
 
 
 def scripted_policies(config: RunConfig) -> tuple[str, ...]:
     """Names of the scripted policies of the configured environment."""
-    return _make(config.env.id, "env.kwargs", config.env.kwargs)
+    return _make(config.env.id, "env.kwargs", config.env.kwargs)[0]
 
 
-def _make(env_id: str, section: str, kwargs: dict[str, Any]) -> tuple[str, ...]:
-    """The names of the environment's scripted policies, by making it and closing it."""
+def _make(
+    env_id: str, section: str, kwargs: dict[str, Any]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The environment's scripted policies and which of them play through a context window.
+
+    It is made and closed.
+    """
     with boundary(EnvironmentFailure, f"making {env_id!r}"):
         try:
             env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
@@ -80,6 +87,7 @@ def _make(env_id: str, section: str, kwargs: dict[str, Any]) -> tuple[str, ...]:
                         f"env.id: expected an environment of text, got {env_id!r} "
                         f"with {name} {type(space).__name__}"
                     )
-            return tuple(getattr(env.unwrapped, "scripted", {}))
+            own = env.unwrapped
+            return tuple(getattr(own, "scripted", {})), tuple(getattr(own, "windowed", ()))
         finally:
             env.close()

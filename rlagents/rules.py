@@ -16,7 +16,7 @@ from rlagents.algos.configs import require
 from rlagents.config import RunConfig
 from rlagents.errors import ConfigError
 from rlagents.moot import TABLE, Only
-from rlagents.stages import check_stages
+from rlagents.stages import check_recursive, check_stages
 
 FILE, OVERRIDE = 1, 2
 """Where a setting was given. A default is 0."""
@@ -109,13 +109,12 @@ def _check_sizes(config: RunConfig) -> None:
         context.memory.tokens,
         f"less than context.window - policy.max_tokens ({room}): the notes are always shown",
     )
-    shown = context.max_observation or window // 4
+    check_recursive(context, config.policy.max_tokens, "context.window")
     require(
-        context.strategy != "recursive" or shown + 2 * config.policy.max_tokens < window,
-        "context.window",
-        window,
-        f"more than what is shown of an observation ({shown} tokens) and two answers of "
-        f"policy.max_tokens ({config.policy.max_tokens}) with context.strategy: recursive",
+        context.max_observation < room,
+        "context.max_observation",
+        context.max_observation,
+        f"less than context.window - policy.max_tokens ({room})",
     )
     require(
         config.context.overlap < room,
@@ -130,7 +129,7 @@ def _check_sizes(config: RunConfig) -> None:
         f"0, or context.window ({window}) or more",
     )
     cache = rollout.cache_tokens
-    full = rollout.concurrency * window
+    full = rollout.whole_cache(context)
     require(
         cache == 0 or cache >= window,
         "rollout.cache_tokens",
@@ -141,8 +140,9 @@ def _check_sizes(config: RunConfig) -> None:
         not rollout.deterministic or cache == 0 or cache >= full,
         "rollout.cache_tokens",
         cache,
-        f"0, or rollout.concurrency x context.window ({full}) or more with rollout.deterministic: "
-        "a cache that overflows rebuilds conversations at moments that timing decides",
+        f"0, or {full} or more with rollout.deterministic (rollout.concurrency x context.window, "
+        "times 1 + context.recursive.depth with context.strategy: recursive): a cache that "
+        "overflows rebuilds conversations at moments that timing decides",
     )
     require(
         algo.updates <= rollout.groups,

@@ -123,18 +123,40 @@ def check_stages(config: RunConfig, ignored: Set[str]) -> None:
         _check_window(config, section, key, overlaps="context.overlap" not in ignored)
 
 
+def check_recursive(context: ContextSection, sampled: int, key: str) -> None:
+    """The root of `strategy: recursive` needs room for what it is shown, for code, and an answer.
+
+    Args:
+        context: of the run or of a stage.
+        sampled: most tokens of an answer.
+        key: of the window.
+
+    Raises:
+        ConfigError: one line with the key.
+    """
+    shown = context.max_observation or context.window // 4
+    require(
+        context.strategy != "recursive" or shown + 2 * sampled < context.window,
+        key,
+        context.window,
+        f"more than what is shown of an observation ({shown} tokens) and two answers of "
+        f"policy.max_tokens ({sampled}) with context.strategy: recursive",
+    )
+
+
 def _check_window(config: RunConfig, section: StageSection, key: str, *, overlaps: bool) -> None:
     context, sampled = config.context, config.policy.max_tokens
     window = _or(section.window, context.window)
     kept = {"compact": context.compact.tokens, "notes": context.memory.tokens}  # as rules has it
     room = sampled + kept.get(context.strategy, 0)
-    least = max(8, room + 1, context.max_observation + 1)
+    least = max(8, room + 1, context.max_observation + sampled + 1)
     require(
         section.window is None or least <= window <= context.window,
         f"{key}.window",
         window,
         f"between {least} and context.window ({context.window})",
     )
+    check_recursive(replace(context, window=window, overlap=0), sampled, f"{key}.window")
     if overlaps:
         require(
             _or(section.overlap, context.overlap) < window - sampled,

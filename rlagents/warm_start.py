@@ -88,7 +88,7 @@ def segments_of_file(
     Raises:
         ConfigError: for a line that is no demonstration, and as `Splitter` does.
     """
-    for demonstration in read(path, chat):
+    for demonstration in read(path, chat, splitter.odd):
         advance()
         yield from splitter.split(demonstration)
 

@@ -4,7 +4,8 @@ A policy is trained with a window of 512 tokens on short walks through KeyRooms,
 13,000 turns. `turn_last_over_first` is the time of a turn in the last windows over that in the
 first full ones; `peak_over_one_window` the peak bytes of live tensors of an optimizer step on a
 whole episode over those of a step on one window of it, in rows of one window;
-`seconds_per_token_over_one_window` the time a token of the same two steps.
+`seconds_per_token_over_one_window` the time a token of the same two steps. Time is that of the
+processor, so that what else the machine does is not in it.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def _config(folder: str, window: int, demonstrations: int) -> RunConfig:
 
 
 def _play(config: RunConfig, episodes: int) -> list[tuple[Trajectory, list[float]]]:
-    """Whole episodes, and the time at which each turn ended."""
+    """Whole episodes, and the CPU time of this process at the end of each turn."""
     worker = build.make_worker(config)
     tasks = TaskSource(config.env, config.run.seed)
     played: list[tuple[Trajectory, list[float]]] = []
@@ -116,7 +117,7 @@ def _play(config: RunConfig, episodes: int) -> list[tuple[Trajectory, list[float
             task=tasks.held_out(number),
             sampling=build.sampling_of(config),
         )
-        trajectory = worker.run(job, lambda turn, _: times.append(time.perf_counter()))
+        trajectory = worker.run(job, lambda turn, _: times.append(time.process_time()))
         played.append((trajectory, times))
 
     threads = [threading.Thread(target=play, args=(n,), daemon=True) for n in range(episodes)]
@@ -168,7 +169,7 @@ def _history(trajectory: Trajectory) -> int:
 
 
 def _turn_seconds(trajectory: Trajectory, times: Sequence[float]) -> tuple[float, float]:
-    """Mean seconds of a turn in the first full windows, and in the last."""
+    """Seconds of a turn of all episodes: means of the first full windows and of the last."""
     contexts = np.array([turn.context for turn in trajectory.turns])
     seconds = np.diff(np.array(times), prepend=times[0])
     newest = int(contexts.max())
@@ -180,9 +181,9 @@ def _turn_seconds(trajectory: Trajectory, times: Sequence[float]) -> tuple[float
 def _step(learner: Learner, segments: Sequence[Segment]) -> tuple[int, float]:
     """Peak live bytes and seconds of an optimizer step."""
     batch = pack(segments, row_tokens=max(map(len, segments)), pad_id=0)
-    begun = time.perf_counter()
+    begun = time.process_time()
     learner.step(batch, _objective)
-    seconds = time.perf_counter() - begun
+    seconds = time.process_time() - begun
     with peak_live_bytes() as live:
         learner.step(batch, _objective)
     return live.peak, seconds

@@ -45,15 +45,19 @@ class Credit(Protocol):
 def credited_segments(
     groups: Sequence[ScoredGroup], credits: Sequence[Sequence[Credit]]
 ) -> list[Segment]:
-    """Segments of every trajectory that gets gradient; labels number the trajectories."""
+    """Segments with a token that gets gradient; labels number the trajectories, all of them.
+
+    A context without one (of a sub-call, say) has no part in any sum: it would only be computed.
+    """
     segments: list[Segment] = []
     label = 0
     for group, members in zip(groups, credits, strict=True):
         for trajectory, credit in zip(group.group.trajectories, members, strict=True):
             if credit.trained.any():
-                segments += segments_of(
+                contexts = segments_of(
                     trajectory, credit.advantages, label=label, gradient=credit.trained
                 )
+                segments += [segment for segment in contexts if segment.loss_mask.any()]
             label += 1
     return segments
 

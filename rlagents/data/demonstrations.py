@@ -179,28 +179,42 @@ def write(path: str, demonstrations: Iterable[Demonstration]) -> int:
     return count
 
 
-def read(path: str, chat: Chat | None = None) -> Iterator[Demonstration]:
+def _refuse(error: ConfigError) -> None:
+    raise error
+
+
+def read(
+    path: str, chat: Chat | None = None, odd: Callable[[ConfigError], None] = _refuse
+) -> Iterator[Demonstration]:
     """Read demonstrations one by one; empty lines are passed over.
 
     Args:
         chat: whose template writes tool calls and reasoning; without one they are plain text.
+        odd: what becomes of a line that is not a demonstration; where it returns, the next one is
+            read. The error names the file and the line.
 
     Raises:
-        ConfigError: for a file that can't be read or holds none, or for a line that is not a
-            demonstration; names the file and the line.
+        ConfigError: for a file that can't be read or holds no demonstration, and by `odd`.
     """
-    count = 0
+    count, first = 0, ""
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _decode(line, f"{path}, line {number}", chat)
-                    count += 1
+                if not line.strip():
+                    continue
+                try:
+                    demonstration = _decode(line, f"{path}, line {number}", chat)
+                except ConfigError as error:
+                    first = first or f": {error}"
+                    odd(error)
+                    continue
+                yield demonstration
+                count += 1
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(f"warm_start.path: {path}: {reason.lower()}") from error
     if count == 0:
-        raise ConfigError(f"warm_start.path: {path} holds no demonstrations")
+        raise ConfigError(f"warm_start.path: {path} holds no demonstrations{first}")
 
 
 _KEYS = msgspec.json.Decoder(_Keys)

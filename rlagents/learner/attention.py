@@ -8,14 +8,19 @@ in the sum of the squares of segment lengths; no [T, T] mask exists.
 Segments may be a tree: what several of them begin with is then a node of its own, computed once,
 and its children attend to its keys and values, through which their gradients flow back into it. A
 token sees its ancestors' tokens, all of them, and those of its own node up to itself: exactly what
-it sees in a segment that is written out. The only mask is [n, a + n] for nodes of n tokens under a
-tokens of ancestors: no larger than the square of a segment.
+it sees in a segment that is written out.
+
+The only masks are [n, a + n] for nodes of n tokens under a tokens of ancestors, one of each shape a
+pass, whatever the number of layers. They are quadratic in the window, so `rlagents.learner.sharing`
+makes no tree whose masks weigh much. On an accelerator a mask also rules the flash kernel out and
+the memory-efficient one is used. Attending to ancestors and to own tokens apart, without a mask,
+would need the gradient of the log-sum-exp that merges the two, which no public kernel has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,23 +48,50 @@ class Layout:
     paths: tuple[Tensor, ...]
     """Each [A], one a bucket: flat indices of the tokens of its segments' common ancestors, from
     the root on. A is 0 where they have none."""
-    masks: tuple[Tensor | None, ...]
-    """Each [L, A + L], one a bucket with ancestors: 0 where a token sees another, else -inf."""
     inverse: Tensor
     """[N] place of each token in the concatenation of the flattened buckets."""
+    masks: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = field(default_factory=dict)
+    """Those that `mask` has made, which every layer of a pass shares."""
 
     @property
     def longest(self) -> int:
         """Tokens of the longest segment, its ancestors' included."""
-        return max(len(p) + b.shape[1] for p, b in zip(self.paths, self.buckets, strict=True))
+        return max(above + own for above, own in self._shapes())
+
+    @property
+    def masked(self) -> int:
+        """Elements of all masks that a pass needs."""
+        return sum(own * (above + own) for above, own in set(self._shapes()) if above)
+
+    def mask(self, bucket: int, dtype: torch.dtype) -> Tensor | None:
+        """[L, A + L] what is added to a bucket's scores: 0 where a token sees another, else -inf.
+
+        None where it has no ancestors: causal attention says it all. Made once, in the type that
+        attention computes in: a copy in each layer would be kept for each layer's backward.
+        """
+        above, own = self._shapes()[bucket]
+        if above == 0:
+            return None
+        key = above, own, dtype, self.inverse.device
+        if key not in self.masks:
+            # The memory-efficient kernel pads a mask, in a copy, unless its rows begin at
+            # multiples of 8 elements.
+            width = -(-(above + own) // 8) * 8
+            full = torch.full((own, width), float("-inf"), dtype=dtype, device=self.inverse.device)
+            self.masks[key] = full.triu_(above + 1)[:, : above + own]
+        return self.masks[key]
+
+    def _shapes(self) -> list[tuple[int, int]]:
+        """A and L of each bucket."""
+        return [(len(p), b.shape[1]) for p, b in zip(self.paths, self.buckets, strict=True)]
 
     def to(self, device: torch.device | str, **_: Any) -> Layout:
         """A copy on another device (accelerate calls it with further arguments)."""
         return Layout(
             buckets=tuple(bucket.to(device) for bucket in self.buckets),
             paths=tuple(path.to(device) for path in self.paths),
-            masks=tuple(None if mask is None else mask.to(device) for mask in self.masks),
             inverse=self.inverse.to(device),
+            masks=self.masks,
         )
 
 
@@ -91,13 +123,8 @@ def layout_of(lengths: Sequence[int], parents: Sequence[int] | None = None) -> L
             placed += index.size
             buckets.append(torch.from_numpy(index))
             paths.append(torch.from_numpy(path))
-    shapes = [(len(path), bucket.shape[1]) for path, bucket in zip(paths, buckets, strict=True)]
-    masks = {shape: _mask(*shape) for shape in set(shapes)}
     return Layout(
-        buckets=tuple(buckets),
-        paths=tuple(paths),
-        masks=tuple(masks[shape] for shape in shapes),
-        inverse=torch.from_numpy(inverse),
+        buckets=tuple(buckets), paths=tuple(paths), inverse=torch.from_numpy(inverse)
     )
 
 
@@ -117,13 +144,6 @@ def path_of(
         parts.append(np.arange(starts[node], starts[node] + sizes[node]))
         node = int(parents[node])
     return np.concatenate(parts[::-1])
-
-
-def _mask(above: int, own: int) -> Tensor | None:
-    """[own, above + own] what is added to the scores; None where causal attention says it all."""
-    if above == 0:
-        return None
-    return torch.full((own, above + own), float("-inf")).triu_(above + 1)
 
 
 def packed_attention(
@@ -170,16 +190,16 @@ def packed_attention(
     # Gathering makes the copies that attention keeps for its backward anyway.
     flat = [x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value)]
     outputs = []
-    for bucket, path, mask in zip(layout.buckets, layout.paths, layout.masks, strict=True):
+    for number, (bucket, path) in enumerate(zip(layout.buckets, layout.paths, strict=True)):
         index = bucket.flatten()
         q, k, v = (x.index_select(0, index).unflatten(0, bucket.shape) for x in flat)
+        mask = layout.mask(number, q.dtype)
         if mask is not None:
             # The copies that each segment gets of its ancestors cost memory, and little time.
             k, v = (
                 torch.cat([x.index_select(0, path).expand(len(bucket), -1, -1, -1), own], 1)
                 for x, own in zip(flat[1:], (k, v), strict=True)
             )
-            mask = mask.to(q.dtype)
         attended = _attention(q, k, v, mask, scaling)
         outputs.append(attended.flatten(0, 1))
     return torch.cat(outputs).index_select(0, layout.inverse).unsqueeze(0), None

@@ -14,11 +14,17 @@ tokens, so its memory is that of a pass without sharing, and it holds more segme
 With S segments of L tokens and a shared prefix of P, a pass computes P + S (L - P) tokens instead
 of S L: for S = 16 and P = 0.7 L, 2.9 times fewer. The prefix is computed again in each pass that
 its segments are spread over, so sharing wants passes of several segments: `learner.micro_rows`.
+
+A tree costs masks, quadratic in the window, and attention that is a little slower. So a batch is
+shared only where it pays (`pays`): SPARED of its tokens are computed no more, and the masks of a
+pass have at most MASKED elements for each token that the pass computes. A 28-layer model of width
+1024 keeps 28 times 1024 numbers a token in the least, under activation checkpointing: the masks add
+a seventh to that at most. What is bounded so is linear in the tokens of a pass, as the rest is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -27,7 +33,7 @@ import torch
 from numpy.typing import NDArray
 
 from rlagents.data.packing import segment_spans, split_rows
-from rlagents.learner.attention import layout_of, path_of
+from rlagents.learner.attention import Layout, layout_of, path_of
 from rlagents.learner.model import FlatRow, flat_row, row_of
 from rlagents.types import Batch
 
@@ -36,6 +42,12 @@ LEAST = 32
 
 COPIES = 8
 """Shared tokens whose copies of keys, one for each segment, weigh as much as a token."""
+
+SPARED = 0.2
+"""The least part of a batch's tokens that is worth sharing."""
+
+MASKED = 4096
+"""The most elements of masks for each token of a pass."""
 
 Ints = NDArray[np.intp]
 
@@ -62,6 +74,11 @@ class Part:
         """Tokens that would be computed more than once without sharing."""
         return int((self.segments[:, 2] - self.segments[:, 1]).sum()) - self.tokens
 
+    def layout(self) -> Layout:
+        """Where the nodes lie when they are laid end to end."""
+        _, begins, ends, parents = self.nodes.T
+        return layout_of((ends - begins).tolist(), parents.tolist())
+
 
 def flat_rows(
     batch: Batch, *, rows: int, share: bool, device: torch.device | str = "cpu"
@@ -71,18 +88,32 @@ def flat_rows(
     Args:
         batch: packed rows.
         rows: a pass computes no more tokens than the fullest `rows` rows hold.
-        share: compute what several segments begin with once, where there is anything to share.
+        share: compute what several segments begin with once, where that pays.
         device: of the results.
     """
     parts = parts_of(batch, rows=rows) if share else []
-    if any(part.spared for part in parts):
-        for part in parts:
-            yield _tree_row(batch, part, device)
+    layouts = [part.layout() for part in parts]
+    if pays(parts, layouts):
+        for part, layout in zip(parts, layouts, strict=True):
+            yield _tree_row(batch, part, layout, device)
         return
     for number, part in enumerate(split_rows(batch, rows)):
         row = flat_row(part, device)
         if len(row.wanted):
             yield replace(row, places=(row.places[0] + number * rows, row.places[1]))
+
+
+def pays(parts: Sequence[Part], layouts: Sequence[Layout]) -> bool:
+    """Whether the passes of a batch spare enough tokens for the masks they need.
+
+    Spared tokens are at least SPARED of all, and in each pass the elements of the masks at most
+    MASKED times the tokens that are computed.
+    """
+    spared = sum(part.spared for part in parts)
+    total = spared + sum(part.tokens for part in parts)
+    return 0 < SPARED * total <= spared and all(
+        layout.masked <= MASKED * part.tokens for part, layout in zip(parts, layouts, strict=True)
+    )
 
 
 def parts_of(batch: Batch, *, rows: int) -> list[Part]:
@@ -165,7 +196,7 @@ def _part(segments: Ints, shared: Ints) -> Part:
     return Part(segments=segments, leaves=leaves, nodes=np.array(nodes, np.intp))
 
 
-def _tree_row(batch: Batch, part: Part, device: torch.device | str) -> FlatRow:
+def _tree_row(batch: Batch, part: Part, layout: Layout, device: torch.device | str) -> FlatRow:
     """The tokens of the nodes laid end to end, and the trained ones of every segment."""
     segments, begins, ends, parents = part.nodes.T
     sizes = ends - begins
@@ -184,7 +215,7 @@ def _tree_row(batch: Batch, part: Part, device: torch.device | str) -> FlatRow:
         batch,
         device,
         tokens=(rows, firsts + inside),
-        layout=layout_of(sizes.tolist(), parents.tolist()),
+        layout=layout,
         wanted=np.concatenate(wanted),
         predictors=np.concatenate(predictors),
         places=(where[0], where[1]),

@@ -298,12 +298,13 @@ class LocalEngine:
         start = turn.slot.length
         if self._deterministic or start >= LEAST_COPIED or turn.todo <= LEAST_COPIED:
             return False
-        lender, common = self._table.lender(turn) or (turn.slot, 0)
-        if common - start < LEAST_COPIED:
+        lender = self._table.lender(turn)
+        if lender is None or lender.common - start < LEAST_COPIED:
             return False
-        if lender.length < common:
+        common = lender.common
+        if lender.slot.length < common:
             return True
-        self._model.copy(lender.index, turn.slot.index, start, common)
+        self._model.copy(lender.slot.index, turn.slot.index, start, common)
         turn.slot.length = common
         turn.reused += common - start
         self._computed -= common - start

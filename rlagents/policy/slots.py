@@ -39,11 +39,24 @@ class Turn:
     """Prompt tokens whose keys were cached, here or in the slot they were copied from."""
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    lender: Lender | None = None
+    """The last answer of `SlotTable.lender`."""
 
     @property
     def todo(self) -> int:
         """Prompt tokens still to compute; 0 once sampling has begun."""
         return 0 if self.ids else len(self.request.prompt_ids) - self.slot.length
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Lender:
+    """A slot that begins as a turn's prompt does."""
+
+    slot: Slot
+    common: int
+    """Tokens that are the same."""
+    turn: Turn | None
+    """The slot's own turn at that time: while it lasts, so do its tokens."""
 
 
 class SlotTable:
@@ -64,6 +77,8 @@ class SlotTable:
         self._clock = 0
         self.evictions = 0
         """Conversations dropped to make room."""
+        self.comparisons = 0
+        """Prompts compared with a slot, to find lenders."""
         self.slots: list[Slot] = []
         self._add(min(first, limit))
 
@@ -116,12 +131,21 @@ class SlotTable:
         slot.turn, slot.used = turn, self._clock
         return turn
 
-    def lender(self, turn: Turn) -> tuple[Slot, int] | None:
+    def lender(self, turn: Turn) -> Lender | None:
         """The other slot that begins most like the turn's prompt, and how many tokens of it.
 
         A slot whose turn began earlier counts with its whole prompt: what is not computed of that
         yet (see `Slot.length`) will be. None where nothing is alike.
+
+        Asked again, the answer is the same while that slot's turn lasts: who waits for a prompt of
+        many passes compares tokens once.
         """
+        known = turn.lender
+        if known is None or known.turn is None or known.slot.turn is not known.turn:
+            turn.lender = self._most_alike(turn)
+        return turn.lender
+
+    def _most_alike(self, turn: Turn) -> Lender | None:
         prompt = np.asarray(turn.request.prompt_ids, np.int32)[:-1]
         best = None
         for slot in self.slots:
@@ -131,10 +155,11 @@ class SlotTable:
             size = min(known, len(prompt))
             if slot is turn.slot or not size or slot.ids[0] != prompt[0]:
                 continue
+            self.comparisons += 1
             differ = np.flatnonzero(slot.ids[:size] != prompt[:size])
             common = int(differ[0]) if len(differ) else size
-            if best is None or (common, slot.length) > (best[1], best[0].length):
-                best = slot, common
+            if best is None or (common, slot.length) > (best.common, best.slot.length):
+                best = Lender(slot=slot, common=common, turn=slot.turn)
         return best
 
     def release(self, conversation: str) -> Turn | None:

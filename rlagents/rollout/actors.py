@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from typing import Any
@@ -77,8 +77,7 @@ class PolicyActor:
             raise SamplerError(f"no answer within {self._timeout_s:g} s") from error
         step = self._window.act(sampled.ids, sampled.text)
         self._prompt = step.prompt
-        # A branch that is not gone on with at once has given its answer.
-        self._release({step.prompt.branch} if step.prompt is not None else set())
+        self._release(step.closed)
         return Action(
             text=step.text if step.kind is TurnKind.ACTION else sampled.text,
             kind=step.kind,
@@ -92,15 +91,14 @@ class PolicyActor:
             weights_version=sampled.weights_version,
         )
 
-    def _release(self, needed: Set[str]) -> None:
-        for branch in self._branches - needed:
+    def _release(self, branches: Iterable[str]) -> None:
+        for branch in branches:
             self._sampler.release(self._conversation + branch)
-        self._branches &= needed
+        self._branches.difference_update(branches)
 
     def close(self) -> None:
         """Free the conversation's cache, and what the window holds."""
-        self._release(set())
-        self._sampler.release(self._conversation)
+        self._release((*self._branches, ""))
         self._window.close()
 
 

@@ -69,6 +69,8 @@ class Step:
     """What goes to the environment, where the kind is `ACTION`."""
     prompt: Prompt | None = None
     """What to sample next, where it is not; None there: that does not fit into any context."""
+    closed: tuple[str, ...] = ()
+    """Branches that have ended: nothing more is sampled in them."""
 
 
 class Window(Protocol):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -54,9 +55,13 @@ class SplitReport:
     """Tokens of earlier turns, pinned or repeated, with which later contexts begin."""
     dropped: Mapping[str, Dropped] = field(default_factory=dict)
     """By reason."""
+    odd_lines: int = 0
+    """Lines of the file that are no demonstrations."""
+    first_odd: str = ""
+    """What is wrong with the first of them."""
 
     def lines(self) -> list[str]:
-        """In words: one line, and another one where something was dropped."""
+        """In words: one line, and others for what was dropped."""
         said = [
             f"demonstrations: {self.demonstrations:,} with {self.turns:,} turns, {self.split:,} "
             f"split, {self.contexts:,} contexts, {self.trained_tokens:,} tokens to train, "
@@ -70,6 +75,11 @@ class SplitReport:
                     f"demonstrations): {reason}"
                     for reason, d in self.dropped.items()
                 )
+            )
+        if self.odd_lines:
+            said.append(
+                f"dropped: {self.odd_lines:,} lines that are no demonstrations, the first: "
+                f"{self.first_odd}"
             )
         return said
 
@@ -132,29 +142,38 @@ class Splitter:
         Raises:
             ConfigError: with `warm_start.train_overlap` or a `warm_start.long` that keeps a part.
         """
-        if self._section.long != "split" or self._section.train_overlap:
-            key = "train_overlap" if self._section.train_overlap else "long"
-            raise ConfigError(
-                f"warm_start.{key}: got {getattr(self._section, key)!r}, but the expert plays "
-                "through the context window: its contexts are as they were played"
-            )
+        self._section.check_windowed()
         segments = segments_of(
             trajectory, np.ones(len(trajectory.turns), np.float32), label=trajectory.key.group
         )
         self._count(demonstration, segments, 0, {})
         yield from segments
 
+    def odd(self, error: ConfigError) -> None:
+        """Take note of a line that is no demonstration.
+
+        Raises:
+            ConfigError: that one, unless `warm_start.misfits` is `drop`.
+        """
+        if self._section.misfits == "error":
+            raise error
+        report = self.report
+        self.report = replace(
+            report, odd_lines=report.odd_lines + 1, first_odd=report.first_odd or str(error)
+        )
+
     def _replay(self, demonstration: Demonstration, first: int, contexts: int | None) -> Replay:
         number = self.report.demonstrations
-        return replay(
-            demonstration.turns[first:],
-            demonstration.task,
-            EpisodeKey(stream=STREAM, iteration=0, group=number, member=0),
-            self._make_window(),
-            self._chat,
-            self._reserve,
-            contexts,
-        )
+        with closing(self._make_window()) as window:
+            return replay(
+                demonstration.turns[first:],
+                demonstration.task,
+                EpisodeKey(stream=STREAM, iteration=0, group=number, member=0),
+                window,
+                self._chat,
+                self._reserve,
+                contexts,
+            )
 
     def _tail(self, demonstration: Demonstration) -> int:
         """The first turn of the longest tail that one context holds, the last turn if none is."""
@@ -193,7 +212,8 @@ class Splitter:
                 turns=before.turns + len(actions),
                 tokens=before.tokens + sum(len(self._chat.encode_action(a)) for a in actions),
             )
-        self.report = SplitReport(
+        self.report = replace(
+            report,
             demonstrations=report.demonstrations + 1,
             turns=report.turns + len(demonstration.turns),
             split=report.split + (len(segments) > 1),

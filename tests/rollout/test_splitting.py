@@ -189,7 +189,7 @@ def test_an_episode_played_through_a_window_is_taken_as_it_was():
     turns=st.lists(
         st.tuples(st.text("abé<|end|>", max_size=9), st.text("xy1", min_size=1, max_size=4)),
         min_size=1,
-        max_size=30,
+        max_size=40,
     ),
     pinned=st.integers(0, 2),
     overlap=st.integers(0, 40),
@@ -197,7 +197,7 @@ def test_an_episode_played_through_a_window_is_taken_as_it_was():
 )
 def test_segments_are_the_chunkers_contexts(chat, turns, pinned, overlap, truncation):
     """Cut where the chunker cuts, every action trained once, token for token."""
-    window = 96
+    window = 128  # three of the largest turns, two of them pinned
     split = splitter(
         chat,
         window=window,

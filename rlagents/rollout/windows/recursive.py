@@ -20,8 +20,9 @@ from rlagents.types import IntArray, TurnKind
 
 _FENCED = re.compile(r"```repl[ \t]*\n(.*?)```", re.DOTALL)
 _OPENED = re.compile(r"```repl[ \t]*(\n|$)")
-_FINAL_VAR = re.compile(r"^\s*FINAL_VAR\(\s*[\"']?(\w+)[\"']?\s*\)", re.MULTILINE)
-_FINAL = re.compile(r"^\s*FINAL\((.*)\)", re.MULTILINE | re.DOTALL)
+# Linear in whatever a policy writes: `^\s*` would begin anew in every empty line.
+_FINAL_VAR = re.compile(r"^[ \t]*FINAL_VAR\(\s*[\"']?(\w+)[\"']?\s*\)", re.MULTILINE)
+_FINAL = re.compile(r"^[ \t]*FINAL\(", re.MULTILINE)
 PROMPT_MARK = ">>>"
 _CHARACTERS = 64
 """A token has fewer of them, on the average of any text."""
@@ -47,8 +48,8 @@ def code_of(text: str) -> str | None:
 
 def final_of(text: str) -> str:
     """What an answer without code comes to: the inside of `FINAL(...)`, or all of it."""
-    found = _FINAL.search(text)
-    return found[1] if found else text
+    found, end = _FINAL.search(text), text.rfind(")")
+    return text[found.end() : end] if found and found.end() <= end else text
 
 
 class _Conversation(ContextWindow):
@@ -149,6 +150,12 @@ class RecursiveWindow:
         Raises:
             SandboxBroken: the sandbox failed.
         """
+        before = [level.branch for level in self._levels]
+        step = self._acted(action_ids, text)
+        open_ = {level.branch for level in self._levels}
+        return replace(step, closed=tuple(branch for branch in before if branch not in open_))
+
+    def _acted(self, action_ids: IntArray, text: str) -> Step:
         level = self._levels[-1]
         level.conversation.answered(action_ids)
         if level.repl is None:
