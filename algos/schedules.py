@@ -61,10 +61,11 @@ def advance(
     """The state after one more iteration.
 
     Without `plateau`, stage m ends after lengths[m] iterations. With it, when `patience` scored
-    iterations in a row were below best + min_gain and this one's score is not below min_score. `best`
-    is the score of the last gain, so a slow rise adds up until it is one. It is a maximum over
-    noisy means and lies above the policy's score by the more the longer a stage lasts: noise hides
-    gains and ends a stage early; the number of an iteration's trajectories is what lessens it.
+    iterations in a row were below best + min_gain and this one's score is not below min_score.
+    `best` is the score of the last gain, so a slow rise adds up until it is one. It is a maximum
+    over noisy means and lies above the policy's score by the more the longer a stage lasts: noise
+    hides gains and ends a stage early; the number of an iteration's trajectories is what lessens
+    it.
 
     The last stage lasts to the end of the run, whatever its length.
 

@@ -224,5 +224,6 @@ def make_pool(
         workers=rollout.workers,
         concurrency=rollout.concurrency,
         num_gpus=rollout.gpus_per_worker,
+        sampler_timeout_s=rollout.sampler_timeout_s,
         notify=notify,
     )

@@ -159,17 +159,22 @@ def show(
         typer.Argument(metavar="[KEY]", help="train/12/0/3, or how keys begin: eval/rl, train/12"),
     ] = None,
 ) -> None:
-    """Read the journal of a run: a table of its trajectories, or the one under KEY in full."""
+    """Read the journal of a run: a table of its trajectories, or the one under KEY in full.
+
+    What was recorded of trajectories while they were paused is listed under the KEY `paused` only.
+    """
     folder = _run_dir(run_dir)
     from rich.console import Console
 
     from rlagents.journal import JournalReader
+    from rlagents.rollout.recorded import is_part
     from rlagents.telemetry.show import in_stream, listing, parse_key, trajectory_view
 
     reader, console = JournalReader(Path(folder) / "journal"), Console()
     if not console.is_terminal:
         console.width = 200  # whole keys for the next program in the pipe
-    chosen = sorted(k for k in reader.keys() if in_stream(k, key))  # noqa: SIM118 (no mapping)
+    keys = [k for k in reader.keys() if key is not None or not is_part(k)]  # noqa: SIM118
+    chosen = sorted(k for k in keys if in_stream(k, key))
     if chosen or key is None:
         console.print(listing(record for k in chosen if (record := reader.get(k)) is not None))
     else:

@@ -33,7 +33,7 @@ from rlagents.reporting import write_summary
 from rlagents.rollout.groups import RolloutState
 from rlagents.rollout.lag import WeightLag
 from rlagents.rollout.ledger import Ledger
-from rlagents.rollout.recorded import STREAM, joined
+from rlagents.rollout.recorded import is_part, joined
 from rlagents.rollout.splitting import Splitter
 from rlagents.rollout.stream import Budget, RolloutStream
 from rlagents.rollout.watch import Watch
@@ -98,7 +98,8 @@ def _train(config: RunConfig, folder: RunFolder, saved: checkpoint.Checkpoint | 
             try:
                 train(parts, state)
             except Interrupted:
-                # What is in flight is played again under the same keys when the run is resumed.
+                # What this iteration played is played again under the same keys after a resume;
+                # `state` is as the last one left it, paused trajectories included.
                 if state.warm:
                     parts.save(parts, state)
                 write_summary(parts, state, running=parts.ledger.in_flight)
@@ -137,6 +138,7 @@ def opened(
         ledger = Ledger()
         if saved is not None:
             state, ledger = _restore(saved, learner, folder, display)
+            _check_stage(config, state)
             if config.faults.weight_lag:
                 display.print("warning: faults.weight_lag begins anew after a resume")
         journal = stack.enter_context(Journal(folder.journal))
@@ -217,6 +219,17 @@ def _check_windows(config: RunConfig, chat: Chat) -> None:
             build.make_window(config, chat, context).close()
         except ConfigError as error:
             raise ConfigError(f"schedule.stages[{number}]: {error}") from error
+
+
+def _check_stage(config: RunConfig, state: RunState) -> None:
+    """A resumed run, and each of its open groups, is in a stage that there still is."""
+    reached = max((state.schedule.stage, *(group.stage for group in state.rollouts.open)))
+    count = max(len(config.schedule.stages), 1)
+    if reached >= count:
+        raise ConfigError(
+            f"schedule.stages: expected the {reached + 1} or more that this run has reached, "
+            f"got {len(config.schedule.stages)}"
+        )
 
 
 def _warm_start(parts: Parts) -> None:
@@ -374,8 +387,7 @@ def _unfinished(folder: RunFolder, state: RunState) -> dict[EpisodeKey, tuple[Tu
     if not state.rollouts.open:
         return {}
     reader = JournalReader(folder.journal)
-    keys = [key for key in reader.keys() if key.stream.startswith(STREAM)]  # noqa: SIM118
-    records = (reader.get(key) for key in keys)
+    records = (reader.get(key) for key in filter(is_part, reader.keys()))
     return joined(record.trajectory for record in records if record is not None)
 
 
@@ -385,7 +397,7 @@ def _kept(state: RunState) -> Callable[[EpisodeKey], bool]:
     trained = state.rollouts.keeps()
 
     def keep(key: EpisodeKey) -> bool:
-        if key.stream == "train" or key.stream.startswith(STREAM):
+        if key.stream == "train" or is_part(key):
             return trained(key)
         return (key.stream, key.iteration) in finished
 

@@ -19,7 +19,8 @@ from rlagents.figures import (
 )
 from rlagents.parts import Parts, RunState
 from rlagents.rollout.collected import Collected
-from rlagents.telemetry.curves import metric_lines
+from rlagents.rollout.worker import Played
+from rlagents.telemetry.curves import iteration_lines
 from rlagents.telemetry.figures import contexts_figure, survival_figure, turns_figure
 from rlagents.telemetry.show import trajectory_text
 from rlagents.types import EpisodeKey, ScoredGroup
@@ -93,9 +94,13 @@ def log(
     parts: Parts,
     state: RunState,
     collected: Collected,
+    played: Played,
     figures: Sequence[Mapping[str, float]],
 ) -> None:
-    """Learner figures at each step; those of the iteration at its last step."""
+    """Learner figures at each step; those of the iteration at its last step.
+
+    `played` is what the iteration sampled, of unfinished trajectories too.
+    """
     last = parts.learner.steps
     first = last - len(figures) + 1
     for step, figure in enumerate(figures, start=first):
@@ -105,8 +110,7 @@ def log(
     metrics = {**rollout_metrics(collected, current), **parts.spans.take_totals()}
     seconds = metrics.get("time/rollout_s", 0.0)
     if seconds > 0:
-        sampled = sum(t.sampled_tokens for t in collected.trajectories)
-        metrics["rollout/tokens_per_s"] = sampled / seconds
+        metrics["rollout/tokens_per_s"] = played.tokens / seconds
     metrics |= figures[-1] if figures else {}
     if parts.config.scoring.function is not None:
         metrics |= parts.queue.take_figures()
@@ -165,7 +169,7 @@ def _draw(parts: Parts, collected: Collected) -> None:
     try:
         panels = {"turns": by_turn, "sampled tokens": by_token}
         parts.sink.image(step, "depth/survival", survival_figure(panels, title))
-        by_depth = turns_figure(metric_lines(parts.folder.path / "metrics.jsonl"))
+        by_depth = turns_figure(iteration_lines(parts.folder.path / "metrics.jsonl"))
         if by_depth is not None:
             parts.sink.image(step, "depth/by_turn", by_depth)
         if max(contexts, default=0) > 1:

@@ -130,6 +130,7 @@ def _check_sizes(config: RunConfig) -> None:
     )
     cache = rollout.cache_tokens
     full = rollout.whole_cache(context)
+    levels = " x (1 + context.recursive.depth)" if context.strategy == "recursive" else ""
     require(
         cache == 0 or cache >= window,
         "rollout.cache_tokens",
@@ -140,9 +141,9 @@ def _check_sizes(config: RunConfig) -> None:
         not rollout.deterministic or cache == 0 or cache >= full,
         "rollout.cache_tokens",
         cache,
-        f"0, or {full} or more with rollout.deterministic (rollout.concurrency x context.window, "
-        "times 1 + context.recursive.depth with context.strategy: recursive): a cache that "
-        "overflows rebuilds conversations at moments that timing decides",
+        f"0, or rollout.concurrency x context.window{levels} ({full}) or more with "
+        "rollout.deterministic: a cache that overflows rebuilds conversations at moments that "
+        "timing decides",
     )
     require(
         algo.updates <= rollout.groups,

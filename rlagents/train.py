@@ -48,11 +48,11 @@ def train(parts: Parts, state: RunState) -> RunState:
             iterate(parts, state)
             clock.stamp()
             if config.checkpoint.every and state.iteration % config.checkpoint.every == 0:
-                _save(parts, state)
+                parts.save(parts, state)
             write_summary(parts, state)
         state.finished = True
         clock.stamp()
-        _save(parts, state)
+        parts.save(parts, state)
         write_summary(parts, state)
     return state
 
@@ -82,11 +82,12 @@ def iterate(parts: Parts, state: RunState) -> None:
     state.history = remember(
         state.history, collected.outcomes(stage.number), config.algo.sampling, collected.block
     )
-    state.rollouts = parts.stream.state
+    _record_paused(parts, state)
+    played = parts.stream.take_played()
     state.iteration += 1
-    state.env_turns += sum(t.actions for t in collected.trajectories)
-    state.tokens_sampled += sum(t.sampled_tokens for t in collected.trajectories)
-    log(parts, state, collected, figures)
+    state.env_turns += played.turns
+    state.tokens_sampled += played.tokens
+    log(parts, state, collected, played, figures)
     _advance(parts, state, stage, collected)
 
 
@@ -124,13 +125,16 @@ def _advance(parts: Parts, state: RunState, stage: Stage, collected: Collected) 
             state.history = {}  # tasks are others now
 
 
-def _save(parts: Parts, state: RunState) -> None:
-    """A checkpoint between two iterations; what is paused goes to the journal before it."""
+def _record_paused(parts: Parts, state: RunState) -> None:
+    """What is paused goes to the journal after each iteration, whoever saves the run next.
+
+    Weights were loaded just before, so no paused episode is in the middle of a turn. An iteration
+    that is interrupted leaves this as it was.
+    """
     if parts.config.rollout.partial:
         for part in parts.stream.snapshot():
             parts.journal.append(part)
-        state.rollouts = parts.stream.state
-    parts.save(parts, state)
+    state.rollouts = parts.stream.state
 
 
 def assess(parts: Parts, state: RunState, stage: str) -> None:
@@ -169,7 +173,10 @@ def assess(parts: Parts, state: RunState, stage: str) -> None:
         tag = _eval_tag(parts, state, stage, mode)
         state.evals.append({**result.as_dict(), "tokens_sampled": state.tokens_sampled})
         if tag is not None and result.score_mean is not None:
-            parts.sink.log(parts.learner.steps, {tag: result.score_mean})
+            figures = {tag: result.score_mean}
+            if tag == "eval/score_mean":
+                figures |= {f"eval/{name}": value for name, value in result.metrics.items()}
+            parts.sink.log(parts.learner.steps, figures)
         parts.display.print(f"{title}: {result.words}")
 
 

@@ -223,7 +223,8 @@ def shell(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         (["export", "nowhere", "out"], "nowhere: expected the folder of a run"),
         (
             ["bench", "rolout"],
-            "bench: expected one of bias, learner, rollout, sandbox, sandbox-soak, got 'rolout'",
+            "bench: expected one of bias, horizon, learner, partial, prefix, rollout, sandbox, "
+            "sandbox-soak, got 'rolout'",
         ),
         (["bench", "rollout", "--out", "no/where.json"], "bench --out: expected a file in a fold"),
         (["doctor", "--tier", "user"], "doctor --tier: it says what --attack attacks; give both"),

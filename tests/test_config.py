@@ -18,6 +18,7 @@ from rlagents.schema import known_keys, nearest_key
 
 GRPO = "algo.name=grpo"
 MEMORY = "context.strategy=reset_with_memory"
+OVERLAP = "warm_start.train_overlap=true"
 """The preset that is what the dataclasses say."""
 
 
@@ -182,6 +183,19 @@ MISTAKES = [
         "rollout.cache_tokens: expected 0, or rollout.concurrency x context.window (32768)",
         None,
     ),
+    (
+        [
+            "rollout.cache_tokens=131071",
+            "rollout.deterministic=true",
+            "rollout.concurrency=64",
+            "context.strategy=recursive",
+            "context.recursive.depth=3",
+        ],
+        # 64 x 512 x (1 + 3)
+        "x context.window x (1 + context.recursive.depth) (131072) or more",
+        None,
+    ),
+    (["context.max_observation=448"], "context.max_observation: expected less than context", None),
     (["algo.updates=17"], "algo.updates: expected at most rollout.groups (16)", None),
     (["algo.shaping.overlong.limit=1000000"], "algo.shaping.overlong.limit: expected a ra", None),
     # settings that would be ignored
@@ -203,6 +217,22 @@ MISTAKES = [
     (["rollout.ray_address=auto"], "rollout.ray_address: got 'auto', which would be ign", None),
     (["rollout.gpus_per_worker=1"], "rollout.gpus_per_worker: got 1.0, which would be i", None),
     (["warm_start.lr=0.1"], "warm_start.lr: got 0.1, which would be ignored", None),
+    (["warm_start.long=keep_head"], "warm_start.long: got 'keep_head', which would be ign", None),
+    (["warm_start.misfits=drop"], "warm_start.misfits: got 'drop', which would be ignored", None),
+    ([OVERLAP], "warm_start.train_overlap: got True, which would be ignored", None),
+    *(
+        (
+            ["warm_start.path=x", OVERLAP, *settings],
+            "warm_start.train_overlap: got True, which would be ignored; it needs context.overlap",
+            None,
+        )
+        for settings in (
+            [],
+            ["context.overlap=8", "policy.history=template"],
+            ["context.strategy=full"],
+            [MEMORY],
+        )
+    ),
     (["warm_start.path=x", "warm_start.expert=oracle"], "warm_start.expert: got 'oracle'", None),
     (["warm_start.path=x", "warm_start.env_kwargs.a=1"], "warm_start.env_kwargs: got {'", None),
     (["warm_start.path=x", "warm_start.episodes=4"], "warm_start.path: expected either a", None),

@@ -169,6 +169,20 @@ def test_a_mistake_names_the_stage_and_the_key(stages: str, message: str, hint: 
             ],
             "schedule.stages[0].window: expected between 81 and context.window (512), got 79",
         ),
+        (
+            # 32 shown and two answers of 16: 64 are too few
+            [
+                "schedule.stages=[{window: 64}]",
+                "context.strategy=recursive",
+                "context.max_observation=32",
+                "policy.max_tokens=16",
+            ],
+            "schedule.stages[0].window: expected more than what is shown of an observation (32",
+        ),
+        (
+            ["schedule.stages=[{window: 63}]", "context.max_observation=48"],
+            "schedule.stages[0].window: expected between 113 and context.window (512), got 63",
+        ),
         (["schedule.stagse=[]"], "did you mean 'schedule.stages'?"),
     ],
 )
@@ -244,6 +258,14 @@ def test_the_state_advances_as_the_configuration_says() -> None:
     assert low == ScheduleState(iterations=2, best=0.5, stale=1)  # a plateau, but below 0.6
     high = advanced(measured, advanced(measured, ScheduleState(), 0.6), 0.9)
     assert high == ScheduleState(stage=1)
+
+
+def test_a_plateau_below_zero_ends_a_stage_unless_a_bound_is_given() -> None:
+    stages = "schedule={stages: [{}, {}], advance: plateau, patience: 1"
+    for bound, reached in (("}", 1), (", min_score: -1}", 0)):
+        config = load(None, [stages + bound])
+        once = advanced(config, ScheduleState(), -2.0)
+        assert advanced(config, once, -2.0).stage == reached
 
 
 def test_a_stage_in_words() -> None:

@@ -4,8 +4,7 @@ A policy is trained with a window of 512 tokens on short walks through KeyRooms,
 13,000 turns. `turn_last_over_first` is the time of a turn in the last windows over that in the
 first full ones; `peak_over_one_window` the peak bytes of live tensors of an optimizer step on a
 whole episode over those of a step on one window of it, in rows of one window;
-`seconds_per_token_over_one_window` the time a token of the same two steps. Time is that of the
-processor, so that what else the machine does is not in it.
+`seconds_per_token_over_one_window` the time a token of the same two steps.
 """
 
 from __future__ import annotations
@@ -44,12 +43,16 @@ from rlagents.learner.memory import peak_live_bytes
 from rlagents.learner.step import Learner
 from rlagents.policy import models
 from rlagents.rollout.worker import Job
-from rlagents.types import EpisodeKey, Segment, Trajectory
+from rlagents.types import EpisodeKey, Segment, Trajectory, Turn
 
 KEYS = {"keys": 8, "expert_waste": 0.5}
 SHORT = {**KEYS, "horizon": 240, "turns": 240}
 COMPARED = 10
 """Windows at each end whose turns are averaged."""
+ALTERNATED = 1500
+"""Turns that hold so many windows, and are played in alternation."""
+BLOCK = 25
+"""Turns at a time."""
 
 
 def run(
@@ -60,7 +63,7 @@ def run(
     Args:
         window: tokens of a context.
         turns: of each long episode; 10,000 doors at most.
-        episodes: long ones, played at once.
+        episodes: long ones, one after the other.
         demonstrations: to train the policy on, each of 240 turns.
     """
     with tempfile.TemporaryDirectory(prefix="rlagents-bench-") as folder:
@@ -71,8 +74,7 @@ def run(
         config = dataclasses.replace(
             config, policy=policy, env=EnvSection(kwargs=long), warm_start=WarmStartSection()
         )
-        played = _play(config, episodes)
-        rows = [_row(config, trajectory, times) for trajectory, times in played]
+        rows = [_row(config, *_play(config, number)) for number in range(episodes)]
     return Result(
         bench="horizon",
         machine=machine(window=window),
@@ -104,46 +106,103 @@ def _config(folder: str, window: int, demonstrations: int) -> RunConfig:
     )
 
 
-def _play(config: RunConfig, episodes: int) -> list[tuple[Trajectory, list[float]]]:
-    """Whole episodes, and the CPU time of this process at the end of each turn."""
-    worker = build.make_worker(config)
-    tasks = TaskSource(config.env, config.run.seed)
-    played: list[tuple[Trajectory, list[float]]] = []
+def _play(config: RunConfig, number: int) -> tuple[Trajectory, float, float]:
+    """A long episode, and the seconds of a turn in first full windows and in its last ones.
 
-    def play(number: int) -> None:
-        times: list[float] = []
+    The first windows are those of another episode, in a worker of its own, and the two take turns:
+    a machine that becomes slower meanwhile becomes so for both.
+    """
+    whole = config.env.kwargs["turns"]
+    old, young = _Player(config, number, whole), _Player(config, number, ALTERNATED)
+    old.advance(whole - ALTERNATED)
+    while not (old.ended and young.ended):
+        old.advance(BLOCK)
+        young.advance(BLOCK)
+    trajectory = old.result()
+    newest = trajectory.turns[-1].context
+    late = old.seconds(range(newest - COMPARED, newest))
+    return trajectory, young.seconds(range(1, COMPARED + 1)), late
+
+
+class _Player:
+    """Plays an episode some turns at a time."""
+
+    def __init__(self, config: RunConfig, number: int, turns: int) -> None:
+        limits = dataclasses.replace(build.limits_of(config), max_turns=turns)
         job = Job(
             key=EpisodeKey(stream="bench", iteration=0, group=number, member=0),
-            task=tasks.held_out(number),
+            task=TaskSource(config.env, config.run.seed).held_out(number),
             sampling=build.sampling_of(config),
+            limits=limits,
         )
-        trajectory = worker.run(job, lambda turn, _: times.append(time.process_time()))
-        played.append((trajectory, times))
+        self._worker = build.make_worker(config)
+        self._may, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        self._spent: list[float] = []
+        self._since = 0.0
+        self._left = self._job_turns = turns
+        self._trajectory: Trajectory | None = None
+        self._thread = threading.Thread(target=self._run, args=(job,), daemon=True)
+        self._thread.start()
 
-    threads = [threading.Thread(target=play, args=(n,), daemon=True) for n in range(episodes)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    worker.close()
-    if len(played) < episodes or any(t.stop.failed or t.stop.cut for t, _ in played):
-        raise RlagentsError(f"an episode did not come to its end: {[t.stop for t, _ in played]}")
-    return played
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to play."""
+        return self._left == 0
+
+    def advance(self, turns: int) -> None:
+        """Play so many turns, or to the end."""
+        turns = min(turns, self._left)
+        self._left -= turns
+        for _ in range(turns):
+            self._may.release()
+        for _ in range(turns):
+            if not self._done.acquire(timeout=600):
+                raise RlagentsError("an episode of the benchmark stands still")
+
+    def result(self) -> Trajectory:
+        """The episode; all of it has been played."""
+        self._thread.join()
+        self._worker.close()
+        trajectory = self._trajectory
+        if trajectory is None or trajectory.stop.failed:
+            raise RlagentsError(f"an episode failed: {trajectory and trajectory.error}")
+        return trajectory
+
+    def seconds(self, contexts: range) -> float:
+        """Mean seconds of a turn in these contexts, without the first of each block."""
+        turns = self.result().turns
+        return float(
+            np.mean(
+                [
+                    spent
+                    for number, (turn, spent) in enumerate(zip(turns, self._spent, strict=True))
+                    if turn.context in contexts and number % BLOCK
+                ]
+            )
+        )
+
+    def _run(self, job: Job) -> None:
+        self._may.acquire()
+        self._since = time.perf_counter()
+        self._trajectory = self._worker.run(job, self._on_turn)
+
+    def _on_turn(self, number: int, turn: Turn) -> None:
+        self._spent.append(time.perf_counter() - self._since)
+        self._done.release()
+        if number + 1 < self._job_turns:
+            self._may.acquire()
+        self._since = time.perf_counter()
 
 
-def _row(config: RunConfig, trajectory: Trajectory, times: Sequence[float]) -> dict[str, float]:
+def _row(config: RunConfig, trajectory: Trajectory, first: float, last: float) -> dict[str, float]:
     segments = segments_of(trajectory, np.ones(len(trajectory.turns), np.float32), label=0)
-    first, last = _turn_seconds(trajectory, times)
     model, _ = models.load(config.policy, seed=0, window=config.context.window)
     learner = Learner(model, config.learner)
     _step(learner, segments[:1])  # the optimizer's moments are made in the first step
     one, one_s = _step(learner, segments[1:2])
     all_, all_s = _step(learner, segments)
-    tokens = sum(len(turn.observation_ids) + len(turn.action_ids) for turn in trajectory.turns)
-    trained = sum(map(len, segments))
     return {
         "tokens": _history(trajectory),
-        "with prefixes": tokens,
         "turns": len(trajectory.turns),
         "windows": len(segments),
         "score": round(trajectory.episode_return, 3),
@@ -152,7 +211,7 @@ def _row(config: RunConfig, trajectory: Trajectory, times: Sequence[float]) -> d
         "last / first": last / first,
         "peak MB": all_ / 1e6,
         "peak / one": all_ / one,
-        "s a token / one": (all_s / trained) / (one_s / len(segments[1])),
+        "s a token / one": (all_s / sum(map(len, segments))) / (one_s / len(segments[1])),
     }
 
 
@@ -168,22 +227,12 @@ def _history(trajectory: Trajectory) -> int:
     return total
 
 
-def _turn_seconds(trajectory: Trajectory, times: Sequence[float]) -> tuple[float, float]:
-    """Seconds of a turn of all episodes: means of the first full windows and of the last."""
-    contexts = np.array([turn.context for turn in trajectory.turns])
-    seconds = np.diff(np.array(times), prepend=times[0])
-    newest = int(contexts.max())
-    early = (contexts >= 1) & (contexts <= COMPARED)
-    late = (contexts < newest) & (contexts >= newest - COMPARED)
-    return float(seconds[early].mean()), float(seconds[late].mean())
-
-
 def _step(learner: Learner, segments: Sequence[Segment]) -> tuple[int, float]:
     """Peak live bytes and seconds of an optimizer step."""
     batch = pack(segments, row_tokens=max(map(len, segments)), pad_id=0)
-    begun = time.process_time()
+    begun = time.perf_counter()
     learner.step(batch, _objective)
-    seconds = time.process_time() - begun
+    seconds = time.perf_counter() - begun
     with peak_live_bytes() as live:
         learner.step(batch, _objective)
     return live.peak, seconds

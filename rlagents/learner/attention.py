@@ -123,9 +123,7 @@ def layout_of(lengths: Sequence[int], parents: Sequence[int] | None = None) -> L
             placed += index.size
             buckets.append(torch.from_numpy(index))
             paths.append(torch.from_numpy(path))
-    return Layout(
-        buckets=tuple(buckets), paths=tuple(paths), inverse=torch.from_numpy(inverse)
-    )
+    return Layout(buckets=tuple(buckets), paths=tuple(paths), inverse=torch.from_numpy(inverse))
 
 
 def path_of(

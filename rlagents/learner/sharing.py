@@ -92,10 +92,9 @@ def flat_rows(
         device: of the results.
     """
     parts = parts_of(batch, rows=rows) if share else []
-    layouts = [part.layout() for part in parts]
-    if pays(parts, layouts):
-        for part, layout in zip(parts, layouts, strict=True):
-            yield _tree_row(batch, part, layout, device)
+    if pays(parts):
+        for part in parts:
+            yield _tree_row(batch, part, device)
         return
     for number, part in enumerate(split_rows(batch, rows)):
         row = flat_row(part, device)
@@ -103,7 +102,7 @@ def flat_rows(
             yield replace(row, places=(row.places[0] + number * rows, row.places[1]))
 
 
-def pays(parts: Sequence[Part], layouts: Sequence[Layout]) -> bool:
+def pays(parts: Sequence[Part]) -> bool:
     """Whether the passes of a batch spare enough tokens for the masks they need.
 
     Spared tokens are at least SPARED of all, and in each pass the elements of the masks at most
@@ -112,7 +111,7 @@ def pays(parts: Sequence[Part], layouts: Sequence[Layout]) -> bool:
     spared = sum(part.spared for part in parts)
     total = spared + sum(part.tokens for part in parts)
     return 0 < SPARED * total <= spared and all(
-        layout.masked <= MASKED * part.tokens for part, layout in zip(parts, layouts, strict=True)
+        part.layout().masked <= MASKED * part.tokens for part in parts
     )
 
 
@@ -196,7 +195,7 @@ def _part(segments: Ints, shared: Ints) -> Part:
     return Part(segments=segments, leaves=leaves, nodes=np.array(nodes, np.intp))
 
 
-def _tree_row(batch: Batch, part: Part, layout: Layout, device: torch.device | str) -> FlatRow:
+def _tree_row(batch: Batch, part: Part, device: torch.device | str) -> FlatRow:
     """The tokens of the nodes laid end to end, and the trained ones of every segment."""
     segments, begins, ends, parents = part.nodes.T
     sizes = ends - begins
@@ -215,7 +214,7 @@ def _tree_row(batch: Batch, part: Part, layout: Layout, device: torch.device | s
         batch,
         device,
         tokens=(rows, firsts + inside),
-        layout=layout,
+        layout=part.layout(),
         wanted=np.concatenate(wanted),
         predictors=np.concatenate(predictors),
         places=(where[0], where[1]),

@@ -55,8 +55,8 @@ class Lender:
     slot: Slot
     common: int
     """Tokens that are the same."""
-    turn: Turn | None
-    """The slot's own turn at that time: while it lasts, so do its tokens."""
+    used: int
+    """The slot's own turn at that time (`Slot.used`): while it lasts, so do these tokens."""
 
 
 class SlotTable:
@@ -141,7 +141,7 @@ class SlotTable:
         many passes compares tokens once.
         """
         known = turn.lender
-        if known is None or known.turn is None or known.slot.turn is not known.turn:
+        if known is None or known.slot.turn is None or known.slot.used != known.used:
             turn.lender = self._most_alike(turn)
         return turn.lender
 
@@ -159,7 +159,7 @@ class SlotTable:
             differ = np.flatnonzero(slot.ids[:size] != prompt[:size])
             common = int(differ[0]) if len(differ) else size
             if best is None or (common, slot.length) > (best.common, best.slot.length):
-                best = Lender(slot=slot, common=common, turn=slot.turn)
+                best = Lender(slot=slot, common=common, used=slot.used)
         return best
 
     def release(self, conversation: str) -> Turn | None:

@@ -88,9 +88,18 @@ class RayPool:
         workers: int,
         concurrency: int,
         num_gpus: float = 0.0,
+        sampler_timeout_s: float = 0.0,
         notify: Callable[[str], None] = print,
     ) -> None:
         """Start the actors and wait until they are ready.
+
+        Args:
+            build: makes a worker, in its process.
+            workers: actors.
+            concurrency: episodes at once in each.
+            num_gpus: of each, for Ray.
+            sampler_timeout_s: limit of the workers for a turn; `load` waits for paused ones.
+            notify: told what happened to workers.
 
         Raises:
             WorkerLost: when they do not start within 180 s, or die while starting.
@@ -98,6 +107,7 @@ class RayPool:
         self._build = build
         self._concurrency = concurrency
         self._notify = notify
+        self._load_timeout_s = sampler_timeout_s + CALL_TIMEOUT_S
         # A threaded actor: as many episodes may stand still as play, and the extra threads answer
         # everything else at any time.
         self._actor_class = ray.remote(WorkerActor).options(
@@ -267,37 +277,41 @@ class RayPool:
         """New weights for every worker; returns when all have loaded them.
 
         Raises:
-            WorkerLost: when a worker does not load them within 120 s, or can't be replaced.
+            WorkerLost: when a worker does not load them within 120 s after the limit of a turn, or
+                can't be replaced.
             SamplerError: when they do not fit the policy.
         """
         self._weights = (ray.put(dict(weights)), version)
-        self._tell("load", *self._weights)
+        self._tell("load", *self._weights, timeout_s=self._load_timeout_s)
 
     def _send_weights(self, indices: Iterable[int]) -> list[tuple[int, RayError]]:
         """Send the newest weights; returns those that died."""
-        return [] if self._weights is None else self._call(indices, "load", *self._weights)
+        if self._weights is None:
+            return []
+        return self._call(indices, "load", *self._weights, timeout_s=self._load_timeout_s)
 
-    def _tell(self, what: str, *arguments: Any) -> None:
+    def _tell(self, what: str, *arguments: Any, timeout_s: float = CALL_TIMEOUT_S) -> None:
         """Call a method of all actors; those that died are replaced."""
-        for index, error in self._call(range(len(self._actors)), what, *arguments):
+        indices = range(len(self._actors))
+        for index, error in self._call(indices, what, *arguments, timeout_s=timeout_s):
             self._replace(index, error)
 
     def _call(
-        self, indices: Iterable[int], what: str, *arguments: Any
+        self, indices: Iterable[int], what: str, *arguments: Any, timeout_s: float
     ) -> list[tuple[int, RayError]]:
         """Call a method of many actors at once, then wait for each. Returns those that died."""
         sent = [(i, getattr(self._actors[i], what).remote(*arguments)) for i in indices]
         died: list[tuple[int, RayError]] = []
         for index, answer in sent:
             try:
-                ray.get(answer, timeout=CALL_TIMEOUT_S)
+                ray.get(answer, timeout=timeout_s)
             except RayActorError as error:
                 died.append((index, error))
             except RayTaskError as error:
                 raise error.cause from error
             except GetTimeoutError as error:
                 raise WorkerLost(
-                    f"rollout worker {index} did not answer ({what}) within {CALL_TIMEOUT_S:g} s"
+                    f"rollout worker {index} did not answer ({what}) within {timeout_s:g} s"
                 ) from error
         return died
 

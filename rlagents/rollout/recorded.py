@@ -128,6 +128,11 @@ def joined(parts: Iterable[Trajectory]) -> dict[EpisodeKey, tuple[Turn, ...]]:
     return turns
 
 
+def is_part(key: EpisodeKey) -> bool:
+    """Whether a record is a piece of a trajectory that was unfinished then, none of its own."""
+    return key.stream.startswith(STREAM)
+
+
 def snapshot_of(key: EpisodeKey) -> int:
     """Which snapshot a record is of."""
     return int(key.stream.removeprefix(STREAM))

@@ -39,12 +39,12 @@ from rlagents.rollout.ledger import Ledger
 from rlagents.rollout.pool import Pool
 from rlagents.rollout.recorded import FIRST, STREAM
 from rlagents.rollout.watch import POLL_S, Silence, Watch
-from rlagents.rollout.worker import Job
+from rlagents.rollout.worker import Job, Played
 from rlagents.scoring.queue import ScoringQueue
 from rlagents.scoring.scorer import JUDGE_ERROR
 from rlagents.stages import Stage
 from rlagents.telemetry.spans import Spans
-from rlagents.types import EpisodeKey, ErrorRecord, ScoredGroup, Trajectory, Turn
+from rlagents.types import EpisodeKey, ErrorRecord, ScoredGroup, Trajectory, Turn, TurnKind
 
 QUICK_POLL_S = 0.05
 """While something else than an episode's end may happen: a score, the end of a budget."""
@@ -133,6 +133,8 @@ class RolloutStream:
         """What a checkpoint had unfinished, to be played when weights are loaded."""
         self._written: dict[EpisodeKey, int] = {}
         """Turns of unfinished trajectories that are in snapshots."""
+        self._played = Played(0, 0)
+        """What was recorded since `take_played`."""
 
     @property
     def playing(self) -> int:
@@ -201,12 +203,27 @@ class RolloutStream:
             first = self._written.get(key, 0)
             if len(turns) > first:
                 self._written[key] = len(turns)
+                self._count(turns[first:])
                 yield replace(
                     trajectory,
                     key=replace(key, stream=f"{STREAM}{number}"),
                     turns=turns[first:],
                     metrics={FIRST: float(first)},
                 )
+
+    def take_played(self) -> Played:
+        """What was played since this was asked before: each turn once, when it was recorded.
+
+        An ended trajectory's turns count when it ends, an unfinished one's in the snapshot that
+        has them; what is played again after a resume, or after a worker was lost, does not.
+        """
+        played, self._played = self._played, Played(0, 0)
+        return played
+
+    def _count(self, turns: Sequence[Turn]) -> None:
+        acted = sum(turn.kind is TurnKind.ACTION for turn in turns)
+        tokens = sum(len(turn.action_ids) for turn in turns)
+        self._played = Played(self._played.turns + acted, self._played.tokens + tokens)
 
     def collect(
         self,
@@ -344,7 +361,7 @@ class RolloutStream:
         if trajectory is None:
             return None
         self._record(trajectory)
-        self._written.pop(trajectory.key, None)
+        self._count(trajectory.turns[self._written.pop(trajectory.key, 0) :])
         place = place_of(trajectory)
         group = self._open[place]
         group.members[trajectory.key.member] = trajectory

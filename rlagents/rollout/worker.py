@@ -194,8 +194,9 @@ class RolloutWorker:
 
     def load(self, weights: Mapping[str, Any], version: int) -> None:
         """Give the sampler new weights, once no paused episode is in the middle of a turn."""
+        end = time.monotonic() + self._limits.sampler_timeout_s
         for progress in self._playing():
-            progress.gate.settle(self._limits.sampler_timeout_s)
+            progress.gate.settle(max(0.0, end - time.monotonic()))
         if self._sampler is not None:
             self._sampler.load(weights, version)
 

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from rlagents.errors import ConfigError, boundary
+from rlagents.telemetry import canvas
 from rlagents.telemetry.tb import TensorBoardSink
 
 # Okabe and Ito's colours without the yellow, which white paper swallows. Dashes tell further arms
 # apart, and those that a printer makes grey.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_COLOURS = (canvas.BLUE, canvas.ORANGE, canvas.GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("solid", (0, (5, 1.5)), (0, (1.2, 1.2)))
-_GREY = "#555555"
 _GRID = 200
 _LONGEST = 44
 """Characters of a name in the legend."""
@@ -66,13 +66,7 @@ def plot(
         ConfigError: without matplotlib, or when the file can't be written.
     """
     target = Path(path)
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            f"a picture needs matplotlib ({error}): install rlagents[dev], or matplotlib itself"
-        ) from None
-    figure = Figure(figsize=(9, 4.8), dpi=120)
+    figure = canvas.blank(9, 4.8, dpi=120)
     axes: Any = figure.subplots()
     for index, (name, curves) in enumerate(arms.items()):
         colour = _COLOURS[index % len(_COLOURS)]
@@ -84,7 +78,7 @@ def plot(
             axes.plot(places, scores_SP.mean(0), label=f"{_words(name)}{seeds}", **look)
             band = {"color": colour, "alpha": 0.15, "linewidth": 0}
             axes.fill_between(places, scores_SP.min(0), scores_SP.max(0), **band)
-    thin = {"color": _GREY, "linewidth": 1.0, "linestyle": (0, (4, 3)), "zorder": 1}
+    thin = {"color": canvas.GREY, "linewidth": 1.0, "linestyle": (0, (4, 3)), "zorder": 1}
     if threshold is not None:
         axes.axhline(threshold, label=f"threshold {threshold:.3g}", **thin)
     if budget is not None:
@@ -180,10 +174,7 @@ def _furnish(axes: Any, score: str) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("sampled tokens, those of discarded rollouts included")
     axes.set_ylabel(score)
-    axes.grid(axis="y", color="#000000", alpha=0.12, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(color=_GREY)
+    canvas.tidy(axes)
 
 
 def _words(name: str) -> str:

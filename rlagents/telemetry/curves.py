@@ -115,13 +115,31 @@ def metric_lines(path: Path) -> Iterator[Mapping[str, Any]]:
     """The lines of a `metrics.jsonl`; none where there is no file."""
     if not path.is_file():
         return
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue  # half a line: the run is being written
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            yield line
+    with path.open(encoding="utf-8", errors="replace") as file:
+        yield from filter(None, map(_metrics, file))
+
+
+def iteration_lines(path: Path, most: int = 200) -> Iterator[Mapping[str, Any]]:
+    """Those that end an iteration, evenly thinned to `most` of them; only these are parsed."""
+    if not path.is_file():
+        return
+    kept: list[str] = []
+    stride = 1
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, text in enumerate(text for text in file if '"train/iteration"' in text):
+            if number % stride == 0:
+                kept.append(text)
+            if len(kept) > most:
+                kept, stride = kept[::2], 2 * stride
+    yield from filter(None, map(_metrics, kept))
+
+
+def _metrics(text: str) -> Mapping[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None  # half a line: the run is being written
+    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
 
 
 def _points(path: Path) -> Iterator[Point]:

@@ -187,6 +187,20 @@ def test_what_is_clipped_fits_for_a_size_that_is_nearly_monotone(text, limit, bu
         assert clipped == text
 
 
+def test_few_long_strings_are_measured():
+    """A token has four characters: 2,000 of 200,000 are kept, and besides the text little more."""
+    measured = []
+
+    def size(part):
+        measured.append(len(part))
+        return -(-len(part) // 4)
+
+    clipped = clip_text("x" * 200_000, 500, size)
+    assert 1997 <= len(clipped) <= 2000
+    assert sum(length > 3000 for length in measured) == 1  # a bisection needs seven
+    assert len(measured) < 20
+
+
 @given(text=st.text(min_size=120, max_size=300), seed=st.integers(0, 1000))
 def test_clipping_ends_for_any_size(text, seed):
     """Even where size means nothing; then the result still fits by that size, or is refused."""

@@ -77,6 +77,11 @@ def test_a_gain_of_nothing_is_none() -> None:
     assert stages([0.5, 0.51, 0.52, 0.51], [0, 0], rule) == [0, 0, 0, 1]
 
 
+def test_scores_below_zero_have_plateaus_too() -> None:
+    assert stages([-2.0, -2.0], [0, 0], Plateau(patience=1, min_gain=0.0)) == [0, 1]
+    assert stages([-2.0, -2.0], [0, 0], Plateau(patience=1, min_gain=0.0, min_score=-1.0)) == [0, 0]
+
+
 def test_what_is_counted() -> None:
     state = ScheduleState(stage=1, iterations=3, best=0.5, stale=1)
     after = advance(state, 0.55, lengths=[0, 0, 0], plateau=RULE)

@@ -9,6 +9,8 @@ import pytest
 
 from rlagents.algos.configs import Aggregation
 from rlagents.data.batches import WEIGHTS, credited_segments, make_batches
+from rlagents.data.packing import pack
+from rlagents.data.segments import segments_of
 from rlagents.types import Batch, BoolArray, FloatArray, Group, ScoredGroup
 from tests.fakes import TASK, trajectory
 
@@ -163,6 +165,47 @@ def test_turns_without_gradient_are_context_for_the_others() -> None:
     # Three turns of two observed tokens and a sampled one.
     assert np.flatnonzero(segment.loss_mask).tolist() == [2, 8]
     assert segment.turns.tolist() == [-1, -1, 0, -1, -1, 1, -1, -1, 2]
+
+
+def three_contexts(scored: ScoredGroup) -> ScoredGroup:
+    """The first member's three turns each under a context of its own."""
+    own, *others = scored.group.trajectories
+    turns = tuple(dataclasses.replace(t, context=n) for n, t in enumerate(own.turns))
+    own = dataclasses.replace(own, turns=turns)
+    return dataclasses.replace(scored, group=Group(task=TASK, trajectories=(own, *others)))
+
+
+def test_a_context_without_gradient_is_not_computed() -> None:
+    groups = [three_contexts(group(0, (3, 2)))]
+    some = Credit(np.ones(3, np.float32), np.array([True, False, True]))
+    (credits,) = credit(groups)
+    segments = credited_segments(groups, [[some, credits[1]]])
+    assert [s.source[1] for s in segments] == [0, 2, 0]
+    assert [s.label for s in segments] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("aggregation", get_args(Aggregation))
+def test_a_context_without_gradient_has_no_part_in_any_weight(aggregation: str) -> None:
+    """One context of three has no gradient; two groups, so that tasks and labels differ."""
+    groups = [three_contexts(group(0, (3, 2))), group(1, (0, 2))]
+    credits = credit(groups)
+    credits[0][0] = Credit(np.ones(3, np.float32), np.array([True, False, True]))
+    made = {"updates": 1, "row_tokens": 24, "pad_id": 0, "length_constant": 8}
+    (ours,) = make_batches(groups, credits, aggregation=aggregation, **made)  # type: ignore[arg-type]
+    all_segments = [
+        segment
+        for label, (t, c) in enumerate(
+            (t, c)
+            for scored, members in zip(groups, credits, strict=True)
+            for t, c in zip(scored.group.trajectories, members, strict=True)
+        )
+        for segment in segments_of(t, c.advantages, label=label, gradient=c.trained)
+    ]
+    further = {"constant": {"constant": 8}, "prompt_mean": {"tasks": np.array([0, 0, 1, 1])}}
+    weights = WEIGHTS[aggregation](all_segments, **further.get(aggregation, {}))  # type: ignore[index]
+    plain = pack(all_segments, row_tokens=24, pad_id=0, weights=weights)
+    assert ours.tokens < plain.tokens
+    assert weight_of(ours) == pytest.approx(weight_of(plain))
 
 
 def test_a_batch_without_gradient_is_left_out() -> None:

@@ -84,6 +84,27 @@ def test_a_bad_line_is_named(tmp_path, bad, message):
     assert path in str(caught.value)
 
 
+def test_odd_lines_are_passed_over_on_demand(tmp_path):
+    path = lines(
+        tmp_path,
+        {"messages": [USER, {"role": "assistant", "content": ""}]},
+        LINE,
+        {"messages": [{"role": "assistant", "content": "hi"}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        LINE,
+    )
+    odd = []
+    assert [d.turns for d in read(path, odd=odd.append)] == [(("look", "north"),)] * 2
+    assert [str(error).split(", ")[1].split(":")[0] for error in odd] == [
+        "line 1",
+        "line 3",
+        "line 4",
+    ]
+    nothing = lines(tmp_path, {"messages": [USER]})
+    with pytest.raises(ConfigError, match="holds no demonstrations: .*line 1: no turns"):
+        list(read(nothing, odd=odd.append))
+
+
 def test_bytes_that_are_not_text(tmp_path):
     path = tmp_path / "demos.jsonl"
     path.write_bytes(b'{"messages": [{"role": "user", "content": "\xff"}]}\n')

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from rlagents.journal import JournalReader
-from rlagents.rollout.recorded import joined
+from rlagents.rollout.recorded import is_part, joined, snapshot_of
 from rlagents.types import Group, Trajectory
 from tests.integration import envs, small
 from tests.integration.small import command, done, refused, summary
@@ -85,8 +86,7 @@ def assert_whole(run: Path) -> dict[Any, Trajectory]:
 
 def paused(run: Path) -> dict[Any, Any]:
     reader = JournalReader(run / "journal")
-    keys = [key for key in reader.keys() if key.stream.startswith("paused/")]  # noqa: SIM118
-    records = (reader.get(key) for key in keys)
+    records = (reader.get(key) for key in filter(is_part, reader.keys()))
     return joined(record.trajectory for record in records if record is not None)
 
 
@@ -143,13 +143,7 @@ def test_killed_in_the_middle_and_resumed(
     assert "resuming after iteration" in out
     found = assert_whole(run)
     assert assert_went_on(run, found) > 0
-    # What the checkpoint had is part of what ended, or is still part of what is paused.
-    after = paused(run)
-    for key, turns in before.items():
-        kept = found[key].turns if key in found else after[key]
-        assert [t.action_ids.tolist() for t in turns] == [
-            t.action_ids.tolist() for t in kept[: len(turns)]
-        ]
+    assert assert_kept(before, found, paused(run)) > 0
 
 
 @pytest.mark.parametrize("every", [0, 1, 2])
@@ -162,8 +156,52 @@ def test_ctrl_c_and_resumed(every: int, tmp_path: Path, capsys: pytest.CaptureFi
     ledger = summary(run)["ledger"]
     settled = ledger["trained"] + ledger["filtered"]["total"] + ledger["failed"]["total"]
     assert ledger["started"] == settled + ledger["in_flight"]
+    before, iterations = paused(run), summary(run)["iterations"]
+    assert 2 <= iterations < 6
+    # All that the last whole iteration left is there, however rarely there are checkpoints.
+    keys = [k for k in JournalReader(run / "journal").keys() if is_part(k)]  # noqa: SIM118
+    assert {snapshot_of(key) for key in keys} == set(range(iterations))
     done(capsys, "train", "--resume", str(run))
-    assert_went_on(run, assert_whole(run))
+    found = assert_whole(run)
+    assert assert_went_on(run, found) > 0
+    assert assert_kept(before, found, paused(run)) > 0
+
+
+def assert_kept(before: dict[Any, Any], found: dict[Any, Trajectory], after: dict[Any, Any]) -> int:
+    """What was recorded is part of what ended, or still of what is paused; in how many cases.
+
+    A turn that had been sampled again would be one of newer weights.
+    """
+    for key, turns in before.items():
+        kept = found[key].turns if key in found else after[key]
+        assert [(t.action_ids.tolist(), t.weights_version) for t in turns] == [
+            (t.action_ids.tolist(), t.weights_version) for t in kept[: len(turns)]
+        ]
+    return len(before)
+
+
+def test_pieces_are_listed_only_where_they_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    done(capsys, "train", partial(tmp_path, train={"iterations": 2}), f"run.dir={run}")
+    shown = done(capsys, "show", str(run))
+    assert "train/0/0/0" in shown and "paused/" not in shown
+    assert "paused/1/" in done(capsys, "show", str(run), "paused")
+
+
+def test_every_turn_is_counted_in_the_iteration_that_recorded_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    done(capsys, "train", partial(tmp_path), f"run.dir={run}")
+    found = {**paused(run), **{key: t.turns for key, t in assert_whole(run).items()}}
+    counted = summary(run)
+    assert counted["env_turns"] == sum(len(turns) for turns in found.values())
+    tokens = sum(len(t.action_ids) for turns in found.values() for t in turns)
+    assert counted["tokens_sampled"] == tokens
+    lines = [line for line in small.metrics(run) if "rollout/paused" in line]
+    assert lines[-1]["train/tokens_sampled"] == tokens
 
 
 def test_more_iterations_go_on_with_what_was_paused_at_the_end(
@@ -194,6 +232,13 @@ def test_with_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     run = tmp_path / "run"
     code, first, _ = command(capsys, "train", config, f"run.dir={run}")
     assert code == 130
+    text = (run / "config.yaml").read_text()
+    one = {**yaml.safe_load(text), "schedule": {"stages": [stages[0]]}}
+    (run / "config.yaml").write_text(yaml.safe_dump(one))
+    assert refused(capsys, 2, "train", "--resume", str(run)) == (
+        "schedule.stages: expected the 2 or more that this run has reached, got 1"
+    )
+    (run / "config.yaml").write_text(text)
     out = first + done(capsys, "train", "--resume", str(run))
     assert "stage 1 of 2: high 10, max_turns 6" in out and "stage 2 of 2" in out
     found = assert_whole(run)

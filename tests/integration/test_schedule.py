@@ -12,7 +12,7 @@ from rlagents.cli import main
 from rlagents.journal import JournalReader
 from rlagents.types import StopReason
 from tests.integration import envs, small
-from tests.integration.small import command, done
+from tests.integration.small import command, done, refused
 
 STAGES = [
     {"iterations": 1, "max_turns": 2},  # cut before the third letter
@@ -73,6 +73,22 @@ def test_a_trajectory_that_the_stage_cuts_is_scored_on_its_return_so_far(run: Pa
         assert member.notes["score"] == pytest.approx(right / 3)  # of three letters, two were shown
     assert len({member.notes["score"] for member in cut}) > 1
     assert "trained" in {member.notes["disposition"] for member in cut}
+
+
+def test_a_window_that_the_strategy_refuses_is_found_before_the_first_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last stage has no room for the request of a summary, which only the chat can count."""
+    stages = [{"iterations": 1}, {"window": 64}]
+    config = written(
+        tmp_path,
+        schedule={"stages": stages},
+        context={"strategy": "compact", "window": 512},
+        warm_start=None,
+    )
+    message = refused(capsys, 2, "train", config, f"run.dir={tmp_path / 'run'}")
+    assert message.startswith("schedule.stages[1]: context.window: got 64, expected more than ")
+    assert not (tmp_path / "run").exists()
 
 
 def test_evaluations_have_the_run_s_own_settings(run: Path) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rlagents.errors import LearnerError
 from rlagents.learner.attention import layout_of, packed_attention, path_of
+from rlagents.learner.memory import peak_live_bytes
 from rlagents.learner.model import prepare
 from tests.learner.small import small_model
 
@@ -34,10 +35,14 @@ def test_layout_of_a_tree_by_hand():
     ]
     above = [0, 1, 2]
     assert [path.tolist() for path in layout.paths] == [[], [], above, [*above, 7, 8, 9]]
-    assert layout.masks[:2] == (None, None)
-    hidden = torch.tensor(-torch.inf)
-    assert layout.masks[3].tolist() == [[0] * 7 + [hidden], [0] * 8]
-    assert layout.masks[2][1].tolist() == [0, 0, 0, 0, 0, hidden, hidden]
+    masks = [layout.mask(bucket, torch.float32) for bucket in range(4)]
+    assert masks[:2] == [None, None]
+    hidden = -torch.inf
+    assert masks[2] is not None and masks[3] is not None
+    assert masks[3].tolist() == [[0] * 7 + [hidden], [0] * 8]
+    assert masks[2][1].tolist() == [0, 0, 0, 0, 0, hidden, hidden]
+    # Four tokens under three, and two under six.
+    assert layout.masked == 4 * 7 + 2 * 8
     # Buckets begin at 0, 3, 4 and 12.
     assert layout.inverse.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 12, 13, 3]
     assert layout.longest == 8
@@ -105,6 +110,32 @@ def test_a_tree_equals_its_segments_written_out_with_gradients(data, kv_heads):
     got = torch.autograd.grad((ours * direction).sum(), heads)
     expected = torch.autograd.grad((plain * direction).sum(), heads)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_layers_of_a_pass_share_its_masks(dtype):
+    """A layer keeps 1500 + 2 x 500 tokens of keys and values, of 16 bytes; no 500 x 2000 mask."""
+    layout = layout_of([1500, 500, 500], [-1, 0, 0])
+    x = torch.randn(1, 1, 2500, 4, dtype=dtype, requires_grad=True)
+
+    def layer() -> torch.Tensor:
+        return packed_attention(torch.nn.Identity(), x, x, x, None, layout=layout)[0]
+
+    first = layer()
+    with peak_live_bytes() as live:
+        further = [layer() for _ in range(3)]
+    assert live.peak < 500 * 2000 * dtype.itemsize
+    assert len({out.sum().item() for out in [first, *further]}) == 1
+    assert layout.mask(1, dtype) is layout.mask(1, dtype)
+
+
+def test_layouts_of_a_tree_move_with_their_masks():
+    layout = layout_of([3, 2, 2], [-1, 0, 0])
+    mask = layout.mask(1, torch.bfloat16)
+    moved = layout.to("meta")
+    assert moved.inverse.is_meta and layout.to("cpu").mask(1, torch.bfloat16) is mask
+    elsewhere = moved.mask(1, torch.bfloat16)
+    assert elsewhere is not None and elsewhere.is_meta and elsewhere.shape == (2, 5)
 
 
 def test_bf16_values_with_fp32_queries():

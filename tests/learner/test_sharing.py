@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rlagents.data.packing import pack, segment_spans, split_rows
 from rlagents.learner.memory import peak_live_bytes
 from rlagents.learner.model import flat_row, policy_logprobs
-from rlagents.learner.sharing import LEAST, flat_rows, parts_of
+from rlagents.learner.sharing import LEAST, MASKED, Part, flat_rows, parts_of, pays
 from rlagents.learner.step import Learner
 from rlagents.types import Batch, Segment
 from tests.learner.small import (
@@ -124,6 +124,11 @@ def tree_segments(data: st.DataObject) -> list[Segment]:
     return parts
 
 
+def packed(parts: list[Segment], row_tokens: int) -> Batch:
+    """In rows of so many tokens, or of the longest segment's."""
+    return pack(parts, row_tokens=max(row_tokens, *map(len, parts)), pad_id=0)
+
+
 def outcome(one: Learner, batch: Batch) -> tuple[dict, dict, dict, Batch]:
     """Gradient, metrics and depth of a step before it is taken, and the columns."""
     filled = one.columns(
@@ -167,15 +172,13 @@ def test_sharing_changes_nothing(data, micro_rows, row_tokens, chunk):
         dataclasses.replace(p, behaviour_logprobs=np.where(p.loss_mask, -5, 0).astype(np.float32))
         for p in parts
     ]
-    assert_same(
-        pack(parts, row_tokens=row_tokens, pad_id=0), micro_rows=micro_rows, logprob_chunk=chunk
-    )
+    assert_same(packed(parts, row_tokens), micro_rows=micro_rows, logprob_chunk=chunk)
 
 
 @settings(max_examples=50, deadline=None)
 @given(data=st.data(), rows=st.sampled_from([1, 2, 8]), row_tokens=st.sampled_from([180, 400]))
 def test_parts_hold_each_trained_token_once_and_no_more_than_the_rows(data, rows, row_tokens):
-    batch = pack(tree_segments(data), row_tokens=row_tokens, pad_id=0)
+    batch = packed(tree_segments(data), row_tokens)
     filled = np.sort((batch.segment_ids >= 0).sum(axis=1))
     parts = parts_of(batch, rows=rows)
     assert all(part.tokens <= filled[-rows:].sum() for part in parts)
@@ -243,6 +246,49 @@ def group(members: int, *, prefix: int, own: int, row_tokens: int) -> Batch:
     card = ids(rng, prefix)
     parts = [beginning_with(card, rng, own, label) for label in range(members)]
     return pack(parts, row_tokens=row_tokens, pad_id=0)
+
+
+def computed(batch: Batch, *, rows: int) -> int:
+    return sum(row.token_ids.shape[1] for row in flat_rows(batch, rows=rows, share=True))
+
+
+def pair(shared: int) -> Batch:
+    """Two segments of 100 tokens that begin alike, trained to their ends."""
+    rng = np.random.default_rng(0)
+    card = ids(rng, shared)
+    parts = [
+        dataclasses.replace(
+            beginning_with(np.append(card, label).astype(np.int32), rng, 99 - shared, label),
+            loss_mask=np.arange(100) > 50,
+        )
+        for label in range(2)
+    ]
+    return pack(parts, row_tokens=100, pad_id=0)
+
+
+def test_a_batch_that_spares_little_is_cut_into_rows():
+    """39 of 200 tokens could be spared, below a fifth; then 40."""
+    assert computed(pair(39), rows=2) == 200
+    assert computed(pair(40), rows=2) == 160
+
+
+def test_masks_that_weigh_more_than_the_pass_are_not_made():
+    """The lengths of a pass where 4096 elements a token are reached: 2 segments of L = A + L / 2.
+
+    One mask of L / 2 x L for 1.5 L tokens: L / 3 a token, so that 12,288 tokens are the longest.
+    """
+
+    def part(length: int) -> Part:
+        half = length // 2
+        return Part(
+            segments=np.array([[0, 0, length], [1, 0, length]]),
+            leaves=np.array([1, 2]),
+            nodes=np.array([[0, 0, half, -1], [0, half, length, 0], [1, half, length, 0]]),
+        )
+
+    assert part(12_288).layout().masked == 6144 * 12_288 == MASKED * part(12_288).tokens
+    assert pays([part(12_288), part(64)])
+    assert not pays([part(64), part(12_290)])
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

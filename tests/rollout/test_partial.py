@@ -412,6 +412,7 @@ def snapshots(rig: Rig) -> list[Trajectory]:
 def test_snapshots_add_what_is_new() -> None:
     rig = Rig(Budget(turns=17))
     parts: list[Trajectory] = []
+    counted = 0
     for number in range(6):
         rig.collect()
         new = snapshots(rig)
@@ -422,6 +423,12 @@ def test_snapshots_add_what_is_new() -> None:
         for unfinished in rig.pool.snapshot():
             known = [t.observation for t in turns.get(unfinished.key, ())]
             assert known == [t.observation for t in unfinished.turns]
+        # What was played counts with the snapshot or the end that recorded it.
+        known = {key: len(turns) for key, turns in turns.items()}
+        known |= {key: len(t.turns) for key, t in rig.recorded.items()}
+        now, before = sum(known.values()), counted
+        counted += rig.stream.take_played().turns
+        assert counted == now > before
     assert rig.stream.state.snapshots == 6
     # Each turn was written once.
     keys = [(t.key.iteration, t.key.group, t.key.member, n.observation)

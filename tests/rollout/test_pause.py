@@ -15,7 +15,7 @@ from rlagents.rollout.gate import Gate
 from rlagents.rollout.pool import LocalPool
 from rlagents.rollout.worker import Job, Played, RolloutWorker
 from rlagents.types import StopReason, Task, Trajectory
-from tests.rollout.toys import Mute, Parrot, Script, job, progress, token_ids, worker
+from tests.rollout.toys import LIMITS, Mute, Parrot, Script, job, progress, token_ids, worker
 
 PATIENCE_S = 30.0
 """For what must happen: a test that waits this long has failed."""
@@ -184,6 +184,26 @@ def test_time_at_the_gate_counts_for_nothing() -> None:
     episode.gate.open()
     thread.join(PATIENCE_S)
     assert episode.started - started >= left - arrived > 0
+
+
+def test_a_load_waits_for_all_paused_turns_together_no_longer_than_for_one() -> None:
+    limit = 0.1
+    limits = dataclasses.replace(LIMITS, sampler_timeout_s=limit)
+    made = worker(lambda task: Script(), Mute(), limits=limits)
+    granted: list[float] = []
+
+    class Stuck(Gate):
+        def settle(self, timeout: float) -> None:
+            granted.append(timeout)
+            threading.Event().wait(timeout)
+
+    for member in range(3):
+        episode = progress(member)
+        episode.gate = Stuck()
+        made._live[episode.key] = episode
+    made.load({}, 1)
+    assert len(granted) == 3 and limit / 2 < granted[0] <= limit
+    assert max(granted[1:]) < limit / 2
 
 
 def test_the_watchdog_leaves_a_paused_episode_alone() -> None:

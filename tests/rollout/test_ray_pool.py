@@ -28,7 +28,7 @@ from rlagents.data.tasks import TaskSource
 from rlagents.errors import ConfigError, SamplerError, WorkerLost
 from rlagents.policy import models
 from rlagents.rollout.pool import LocalPool, Pool
-from rlagents.rollout.ray_pool import MAX_ATTEMPTS, PLAYED_EVERY_S, RayPool
+from rlagents.rollout.ray_pool import CALL_TIMEOUT_S, MAX_ATTEMPTS, PLAYED_EVERY_S, RayPool
 from rlagents.rollout.worker import Job
 from rlagents.types import EpisodeKey, StopReason, Trajectory
 from tests.rollout.poison import refuse, scripted_worker
@@ -227,6 +227,16 @@ def test_an_episode_that_always_kills_its_worker_is_given_up(pool: RayPool, tmp_
     assert len(marker.read_text(encoding="utf-8").split()) == MAX_ATTEMPTS
     assert made.restarts == len(said) == MAX_ATTEMPTS
     assert "running 0 of its 1 episodes again" in said[-1]
+
+
+def test_a_load_may_take_as_long_as_a_turn_beyond_the_limit_of_a_call(pool: RayPool) -> None:
+    # As if a turn's limit were negative by as much: there is no time left, for a load alone.
+    made = RayPool(scripted_worker, workers=1, concurrency=1, sampler_timeout_s=-CALL_TIMEOUT_S)
+    made.pause()
+    made.resume()
+    with pytest.raises(WorkerLost, match=r"did not answer \(load\) within 0 s"):
+        made.load({}, 1)
+    made.close()
 
 
 # --- paused -------------------------------------------------------------------------------------

@@ -128,6 +128,41 @@ def test_a_transcript_is_named_by_its_line(tmp_path):
         list(splitter().split(demonstration))
 
 
+def test_odd_lines_are_counted_or_an_error(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    good = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "1"}]
+    path.write_text("".join(json.dumps({"messages": m}) + "\n" for m in (good, good[1:], good[:1])))
+    split = splitter(warm={"misfits": "drop"})
+    kept = [text(s) for d in read(str(path), BYTES, split.odd) for s in split.split(d)]
+    assert (kept, split.report.odd_lines, split.report.demonstrations) == (["^a1$"], 2, 1)
+    assert "line 2: an assistant message must follow" in split.report.first_odd
+    assert split.report.lines()[1].startswith("dropped: 2 lines that are no demonstrations, the f")
+    with pytest.raises(ConfigError, match=r"chats.jsonl, line 2: an assistant message"):
+        list(read(str(path), BYTES, splitter().odd))
+
+
+class Closing(ContextWindow):
+    """Counts those that are open."""
+
+    open = 0
+
+    def __init__(self) -> None:
+        super().__init__(BYTES, ContextSection(window=16), 2)
+        Closing.open += 1
+
+    def close(self) -> None:
+        Closing.open -= 1
+
+
+@pytest.mark.parametrize("mode", ["split", "keep_head", "keep_tail"])
+def test_windows_are_closed(mode):
+    split = Splitter(WarmStartSection(long=mode), BYTES, Closing, 2)
+    assert list(split.split(FIVE))
+    with pytest.raises(ConfigError, match="can't be shown"):
+        list(split.split(shown(("a", "123"))))
+    assert Closing.open == 0
+
+
 class Summing(ContextWindow):
     """Asks for a summary before the third turn."""
 

@@ -5,11 +5,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rlagents.errors import ConfigError
 from rlagents.telemetry import curves
-from rlagents.telemetry.curves import Curve, Point, learning_curve, mean_training, read_curve
+from rlagents.telemetry.curves import (
+    Curve,
+    Point,
+    iteration_lines,
+    learning_curve,
+    mean_training,
+    read_curve,
+)
 
 EVALS = (
     ("initial", "sampled", 0, 0.0, [0.0, 0.0]),
@@ -64,6 +72,26 @@ def test_a_run_under_way_is_read_as_far_as_it_is(tmp_path: Path) -> None:
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('7\n{"step": 5, "train/sco')
     assert read_curve(folder) == Curve(training=((0, 0.5), (2, 0.625)), points=())
+
+
+def test_long_runs_are_thinned_evenly(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert list(iteration_lines(path)) == []
+    lines = [
+        text
+        for i in range(1000)
+        for text in (
+            json.dumps({"step": 2 * i + 1, "depth_entropy/turn_0000": 1.0}),  # within an iteration
+            json.dumps({"step": 2 * i + 2, "train/iteration": i + 1.0}),
+        )
+    ]
+    path.write_text("\n".join([*lines[:20], '{"step": 9, "train/iteration": 1', *lines[20:]]))
+    # 1001 lines that say so, the broken one among them is number 10: 1001 > 4 * 200, so each 8th.
+    steps = [line["step"] for line in iteration_lines(path)]
+    assert len(steps) == 126 and set(np.diff(steps[2:])) == {16}
+    assert (steps[0], steps[-1]) == (2, 2000)
+    path.write_text("\n".join(lines[:400]))
+    assert [line["step"] for line in iteration_lines(path)] == list(range(2, 401, 2))
 
 
 def test_the_mean_of_runs_is_over_the_steps_that_all_have() -> None:

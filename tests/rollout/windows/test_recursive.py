@@ -14,14 +14,22 @@ from hypothesis import strategies as st
 from rlagents.algos.configs import AlgoConfig, CreditConfig
 from rlagents.algos.crediting import credits_of
 from rlagents.algos.shaping import Moments
-from rlagents.config import ContextSection, RecursiveSection
+from rlagents.build import make_worker
+from rlagents.config import (
+    ContextSection,
+    PolicySection,
+    RecursiveSection,
+    RolloutSection,
+    RunConfig,
+)
 from rlagents.data.batches import credited_segments
 from rlagents.data.segments import segments_of
 from rlagents.envs.lab.needle import Needle
 from rlagents.envs.sandbox import Sandbox, choice
 from rlagents.errors import ConfigError, SandboxBroken
 from rlagents.load import load
-from rlagents.rollout.actors import ScriptedActor
+from rlagents.policy.sampler import SampleRequest, Sampling
+from rlagents.rollout.actors import PolicyActor, ScriptedActor
 from rlagents.rollout.context import Prompt, Step
 from rlagents.rollout.episode import Progress, run_episode
 from rlagents.rollout.windows.recursive import RecursiveWindow, code_of, final_of
@@ -30,6 +38,7 @@ from tests.rollout import toys
 from tests.rollout.properties import (
     CHATS,
     LIMITS,
+    Drawn,
     answers,
     assert_dropped,
     assert_exact,
@@ -176,6 +185,15 @@ def test_code_answers_and_finals() -> None:
     assert "no end" in str(code_of("```repl\nx = 1"))
     assert final_of("I think\nFINAL(a (b) c)") == "a (b) c"
     assert final_of("no FINAL(x) inside") == "no FINAL(x) inside"
+    assert final_of(") FINAL\nFINAL(no end") == ") FINAL\nFINAL(no end"
+
+
+def test_200_000_characters_that_almost_end_are_read_once() -> None:
+    """Rules that begin anew in each line took a minute for these."""
+    for almost in ("FINAL(\n", "FINAL_VAR(\n", " \n", "\n", "FINAL_VAR(" + " " * 99):
+        text = almost * (200_000 // len(almost))
+        assert (code_of(text), final_of(text)) == (None, text)
+    assert final_of("FINAL(\n" * 28_000 + ")") == "\n" + "FINAL(\n" * 27_999
 
 
 def test_output_is_what_was_printed_clipped_in_the_middle(opened: Open) -> None:
@@ -312,6 +330,67 @@ def test_depth_gives_a_callee_a_repl_and_falls_back_to_a_plain_call(opened: Open
     flat = opened(depth=1)
     flat.observe(LONG)
     assert flat.shown(">>>rlm_query('x')", ">>>1/0") == "'>>>1/0'"
+
+
+class Releasing(Drawn):
+    """Notes what is released, and after how many samples."""
+
+    def __init__(self, *said: str) -> None:
+        super().__init__(spoken(CHAT, *said))
+        self.freed: list[tuple[int, str]] = []
+
+    def release(self, conversation: str) -> None:
+        self.freed.append((len(self.requests), conversation))
+
+
+def test_a_callee_keeps_its_cache_until_it_has_answered() -> None:
+    sampler = Releasing(
+        ">>>rlm_query('a'), llm_query('b')", ">>>llm_query('c')", "c", ">>>llm_query('d')", "d",
+        "from a", "b", "done",
+    )  # fmt: skip
+    section = ContextSection(
+        strategy="recursive", window=2048, recursive=RecursiveSection(depth=2, sandbox=SANDBOX)
+    )
+    actor = PolicyActor(
+        sampler,
+        RecursiveWindow(CHAT, section, RESERVE),
+        Sampling(max_tokens=RESERVE),
+        key=toys.key(),
+        base_seed=0,
+        timeout_s=5,
+        conversation="e",
+    )
+    action = actor.act("go")
+    while action is not None and action.kind is not ACTION:
+        action = actor.proceed()
+    actor.close()
+    said = [request.conversation for request in sampler.requests]
+    assert said == ["e", "e#1", "e#2", "e#1", "e#3", "e#1", "e#4", "e"]
+    assert sampler.freed == [(3, "e#2"), (5, "e#3"), (6, "e#1"), (7, "e#4"), (8, "e")]
+
+
+def test_an_episode_and_its_calls_are_cached_at_full_concurrency() -> None:
+    """With `deterministic` no cache is dropped: two episodes have six contexts open at depth 2."""
+    config = RunConfig(
+        context=ContextSection(
+            strategy="recursive", window=64, recursive=RecursiveSection(depth=2, sandbox=SANDBOX)
+        ),
+        policy=PolicySection(max_tokens=1),
+        rollout=RolloutSection(concurrency=2, deterministic=True),
+    )
+    engine = make_worker(config)._sampler
+    assert engine is not None
+    try:
+        for branch in ("a", "a#1", "a#2", "b", "b#1", "b#2"):
+            request = SampleRequest(
+                conversation=branch,
+                prompt_ids=CHAT.observation_ids("go"),
+                sampling=Sampling(max_tokens=1),
+                seed=1,
+            )
+            assert len(engine.sample(request).result(timeout=60).ids) == 1
+    finally:
+        engine.close()
 
 
 def test_a_callee_with_too_many_blocks_answers_with_its_code(opened: Open) -> None:
@@ -466,6 +545,5 @@ def test_calls_get_gradient_only_on_demand(sub_calls: bool) -> None:
     scored = ScoredGroup(group=group, scores=np.array([0, 1], np.float32))
     config = AlgoConfig(credit=CreditConfig(sub_calls=sub_calls))
     segments = credited_segments([scored], credits_of(config, [scored], Moments()))
-    assert {segment.source[1] for segment in segments} == {0, 1, 2}
-    for segment in segments:
-        assert segment.loss_mask.any() == (segment.source[1] == 0 or sub_calls)
+    assert {segment.source[1] for segment in segments} == ({0, 1, 2} if sub_calls else {0})
+    assert all(segment.loss_mask.any() for segment in segments)
