@@ -148,7 +148,13 @@ class KeyRooms(LabEnv):
             self._draw_passing()
         self._counts = dict.fromkeys(("opened", "looks", "wrong", "invalid"), 0)
         self._at, self._tried = 0, 0
-        self._opened: list[int] = []
+        # Counted as they open: a look through all doors at each turn would grow with the horizon.
+        self._late = dict.fromkeys(("late", "late_card", "late_passing"), 0)
+        self._late_doors = {
+            "late": self.horizon - self.horizon // 2,
+            "late_passing": sum(door >= self.horizon // 2 for door in self._passing),
+        }
+        self._late_doors["late_card"] = self._late_doors["late"] - self._late_doors["late_passing"]
         head = _RULES if self.rules else ""
         shown = [letter + code for letter, code in self._codes.items()]
         if self._rooms:
@@ -191,7 +197,9 @@ class KeyRooms(LabEnv):
             return self._line(), False
         if action == self.code:
             self._counts["opened"] += 1
-            self._opened.append(self._at)
+            if self._at >= self.horizon // 2:
+                self._late["late"] += 1
+                self._late["late_passing" if self._at in self._passing else "late_card"] += 1
             return self._next()
         legal = len(action) == 1 and action in string.digits[: self.codes]
         self._counts["wrong" if legal else "invalid"] += 1
@@ -218,16 +226,10 @@ class KeyRooms(LabEnv):
     def _metrics(self) -> dict[str, float]:
         done = float(self._counts["opened"] == self.horizon)
         found = {"success": done, **{name: float(n) for name, n in self._counts.items()}}
-        late = set(range(self.horizon // 2, self.horizon))
-        kinds = {"late": late}
-        if self._passing:
-            kinds["late_card"], kinds["late_passing"] = (
-                late - set(self._passing),
-                late & set(self._passing),
-            )
-        for name, doors in kinds.items():
-            if doors:
-                found[name] = len(doors.intersection(self._opened)) / len(doors)
+        shown = ("late", "late_card", "late_passing") if self._passing else ("late",)
+        for name in shown:
+            if self._late_doors[name]:
+                found[name] = self._late[name] / self._late_doors[name]
         return found
 
     def _oracle(self, rng: np.random.Generator) -> Act:
