@@ -497,8 +497,11 @@ class TrainSection:
     max_tokens: int = 0
     """Sampled tokens, those of discarded groups included, after which the run ends early; 0 is no
     limit. Runs with the same limit have had the same cost."""
+    max_turns: int = 0
+    """The same in turns with the environment."""
 
     def __post_init__(self) -> None:
+        require(self.max_turns >= 0, "train.max_turns", self.max_turns, "0 or more")
         require(self.iterations >= 0, "train.iterations", self.iterations, "0 or more")
         require(self.max_tokens >= 0, "train.max_tokens", self.max_tokens, "0 or more")
 

@@ -115,7 +115,8 @@ def log(
     if parts.config.scoring.function is not None:
         metrics |= parts.queue.take_figures()
     if parts.config.schedule.stages:
-        metrics["train/stage"] = float(state.schedule.stage)
+        metrics["schedule/stage"] = float(state.schedule.stage)
+        metrics["schedule/iterations_in_stage"] = float(state.schedule.iterations)
     metrics["train/iteration"] = float(state.iteration)
     metrics["train/tokens_sampled"] = float(state.tokens_sampled)
     telemetry = parts.config.telemetry
@@ -145,9 +146,10 @@ def log(
 
 
 def ended(config: RunConfig, state: RunState) -> bool:
-    """Whether reinforcement learning is over: its iterations done, or its tokens spent."""
-    spent = 0 < config.train.max_tokens <= state.tokens_sampled
-    return spent or state.iteration >= config.train.iterations
+    """Whether reinforcement learning is over: its iterations done, its tokens or turns spent."""
+    tokens = 0 < config.train.max_tokens <= state.tokens_sampled
+    turns = 0 < config.train.max_turns <= state.env_turns
+    return tokens or turns or state.iteration >= config.train.iterations
 
 
 def _drawn(config: RunConfig, state: RunState) -> bool:

@@ -246,8 +246,8 @@ def test_with_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert kinds == {10, 20}
     for t in found.values():
         assert len(t.turns) <= (6 if t.task.kwargs.get("high") == 10 else 30)
-    lines = [line for line in small.metrics(run) if "train/stage" in line]
-    assert [line["train/stage"] for line in lines] == [0, 0, 0, 1, 1, 1]
+    lines = [line for line in small.metrics(run) if "schedule/stage" in line]
+    assert [line["schedule/stage"] for line in lines] == [0, 0, 0, 1, 1, 1]
     assert all("score/queue_depth_mean" in line for line in lines)
 
 

@@ -179,6 +179,10 @@ def test_members_are_in_order_and_share_their_task() -> None:
     assert all(j.task == TASKS.train(0, j.key.group) for j in rig.pool.jobs)
     assert max(Counter(j.key for j in rig.pool.jobs).values()) == 1
     assert Counter(t.key for t in rig.recorded) == Counter(j.key for j in rig.pool.jobs)
+    turns = sum(t.actions for t in collected.trajectories)
+    tokens = sum(t.sampled_tokens for t in collected.trajectories)
+    assert rig.stream.take_played() == Played(turns, tokens)
+    assert rig.stream.take_played() == Played(0, 0)
 
 
 def test_what_is_kept_does_not_depend_on_the_order_of_finishing() -> None:
