@@ -40,6 +40,8 @@ def check_env(config: RunConfig) -> None:
     find_spec(config.env.id)
     warm = config.warm_start
     arguments = [("env.kwargs", config.env.kwargs)]
+    for number, stage in enumerate(config.schedule.stages):
+        arguments.append((f"schedule.stages[{number}].env_kwargs", stage.env_kwargs))
     if warm.episodes:
         arguments.append(("warm_start.env_kwargs", warm.env_kwargs))
     for section, kwargs in arguments:

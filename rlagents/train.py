@@ -121,8 +121,8 @@ def _advance(parts: Parts, state: RunState, stage: Stage, collected: Collected) 
     following = stage_of(config, state.schedule.stage)
     if following.number != stage.number:
         parts.display.print(words_of_stage(following, config))
-        if following.env_kwargs != stage.env_kwargs:
-            state.history = {}  # tasks are others now
+        # Other tasks, or other limits: what failed every time may succeed now.
+        state.history = {}
 
 
 def _record_paused(parts: Parts, state: RunState) -> None:

@@ -200,11 +200,13 @@ def _load(path: str, overrides: Sequence[str]) -> RunConfig:
 
 
 def _finished(config: RunConfig, summary: Mapping[str, Any]) -> bool:
-    """Whether a run has all its iterations, or its tokens, and the score of its last weights."""
+    """Whether a run has all its iterations, tokens or turns, and the score of its last weights."""
     if not summary:
         return False
-    done, tokens, limit = summary["iterations"], summary["tokens_sampled"], config.train.max_tokens
-    if done < config.train.iterations and not 0 < limit <= tokens:
+    done, limits = summary["iterations"], config.train
+    spent = 0 < limits.max_tokens <= summary["tokens_sampled"]
+    spent |= 0 < limits.max_turns <= summary["env_turns"]
+    if done < limits.iterations and not spent:
         return False
     evaluated = {(e["stage"], e["step"]) for e in summary["evals"]}
     before = "warm_start" if config.warm_start.enabled else "initial"

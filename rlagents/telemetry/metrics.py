@@ -56,6 +56,8 @@ SOMETIMES: Mapping[str, str] = {
     "rollout/code_blocks_per_trajectory": "blocks of code in the REPL",
     "rollout/calls_per_trajectory": "calls of the policy to itself",
     "rollout/tokens_KIND_frac": "sampled tokens in turns of a kind, such as `summary`",
+    "schedule/stage": "number of the schedule's stage, from 0",
+    "schedule/iterations_in_stage": "finished iterations of it",
     "score/queue_depth_mean": "groups that wait for the scorer or are with it, mean over time",
     "score/queue_depth_max": "most groups that did at once",
     "score/wait_s_mean": "seconds that a group waited for its turn",
@@ -63,8 +65,8 @@ SOMETIMES: Mapping[str, str] = {
     "score/busy_frac": "share of the scoring threads that were with the scorer",
     "score/abandoned": "calls over their time that have not returned",
 }
-"""Tags of what not every iteration has: cuts, turns that do not reach the environment, a scorer of
-one's own."""
+"""Tags of what not every iteration has: cuts, turns that do not reach the environment, a schedule,
+a scorer of one's own."""
 
 BY_DEPTH: Mapping[str, str] = {
     "depth_entropy": "mean entropy of a token, nats",
