@@ -98,7 +98,7 @@ MISTAKES = [
         None,
     ),
     ("[{max_turns: '${oc.env:HOME}'}]", "schedule.stages[0].max_turns: expected ${section", None),
-    ("[{window: '${context.windo}'}]", "schedule.stages[0].window: '${context.windo}' ref", "="),
+    ("[{window: '${context.windov}'}]", "schedule.stages[0].window: '${context.windov}' ref", "="),
     # values that a stage refuses by itself
     ("[{}, {max_turns: 0}]", "schedule.stages[1].max_turns: expected 1 or more, got 0", None),
     ("[{max_seconds: 0}]", "schedule.stages[0].max_seconds: expected above 0, got 0.0", None),

@@ -36,7 +36,7 @@ def test_it_survives_a_checkpoint(state: RolloutState) -> None:
     assert RolloutState.of(plain) == state
 
 
-@pytest.mark.parametrize("plain", [{"open": [{}]}, {"plan": {"slots": 3}}, {"blok": 3}])
+@pytest.mark.parametrize("plain", [{"open": [{}]}, {"plan": {"slots": 3}}, {"blocc": 3}])
 def test_what_is_none_is_an_error(plain: dict[str, Any]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
         RolloutState.of(plain)
