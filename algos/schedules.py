@@ -13,7 +13,8 @@ evaluated on: what pays under a short limit (something to show early, no long pr
 learned first, and has to be unlearned where the long task wants otherwise. A group lies within one
 stage, so each gradient is an unbiased one of its own stage's objective. A stage that ends by its
 measured score ends at a time that the noise of those scores decides; this selects a moment, and
-no trajectories.
+no trajectories. With partial rollouts the first groups of a stage to end are its short ones: where
+those are the good ones, its first scores lie too high, and it ends early.
 """
 
 from __future__ import annotations

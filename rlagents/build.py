@@ -164,7 +164,7 @@ def make_worker(
             act = scripted_policy(gym, job.scripted, rng)
             through = job.scripted in getattr(gym.unwrapped, "windowed", ())
             window = make_window(config, chat, job.context) if through else None
-            return ScriptedActor(act, window, chat.encode_action)
+            return ScriptedActor(act, window, chat.encode_action, config.policy.max_tokens)
         assert engine is not None, "this worker was made for scripted policies only"
         return PolicyActor(
             RecordedSampler(engine, job.recorded, chat) if job.recorded else engine,

@@ -125,6 +125,9 @@ def _override_values(overrides: Sequence[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for text in overrides:
         key, equals, value = text.partition("=")
+        if "[" in key and key.split("[")[0] in known_keys():
+            name = key.split("[")[0]
+            raise ConfigError(f"{key[:200]}: give the whole list, such as {name}=[{{...}}, {{}}]")
         if not equals or not _KEY.fullmatch(key):
             hint = nearest_key(key, known_keys())
             raise ConfigError(f"{text[:200]!r}: expected section.key=value{hint}")

@@ -214,7 +214,8 @@ TABLE = (
         "algo.advantage.rewards: {} (several rewards have their own normalisation)",
     ),
     Only(
-        ("algo.credit",),
+        # Which kinds of turns get gradient at all is no matter of the objective.
+        tuple(f"algo.credit.{name}" for name in ("trajectory", "turn", "grouping", "discount")),
         lambda c: c.algo.objective in ("clip", "gspo_token", "cispo", "sapo"),
         ("algo.objective",),
         "an objective of tokens (a sequence has one advantage): clip, gspo_token, cispo or sapo",

@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from rlagents.config import RunConfig
 from rlagents.envs import find_spec, unknown_kwargs
+from rlagents.envs.sandbox import SandboxConfig
 from rlagents.errors import ConfigError, EnvironmentFailure, boundary, nearest
 from rlagents.scoring.function import find_function
 
@@ -37,6 +38,11 @@ def check_env(config: RunConfig) -> None:
     """
     if config.scoring.function is not None:
         find_function(config.scoring.function)
+    if config.context.strategy == "recursive":
+        try:
+            SandboxConfig.of(config.context.recursive.sandbox)
+        except ConfigError as error:
+            raise ConfigError(f"context.recursive.{error}") from error
     find_spec(config.env.id)
     warm = config.warm_start
     arguments = [("env.kwargs", config.env.kwargs)]

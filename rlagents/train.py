@@ -114,6 +114,8 @@ def _advance(parts: Parts, state: RunState, stage: Stage, collected: Collected) 
     """On to the next stage of the schedule, where this one has ended."""
     config = parts.config
     groups = collected.of_stage(stage.number)
+    if not groups:  # with a budget, those of the stage before may still have to end
+        return
     scores = np.concatenate([np.zeros(0), *(group.scores for group in groups)])
     scores = scores[np.isfinite(scores)]
     score = float(scores.mean()) if len(scores) else None

@@ -460,3 +460,8 @@ def test_a_key_with_one_letter_wrong_is_recognised(key: str, data: st.DataObject
 def test_nothing_near_gives_no_hint() -> None:
     assert nearest_key("zzzzqqqq", known_keys()) == ""
     assert nearest_key("x" * 1_000_000, known_keys()) == ""
+
+
+def test_a_sequence_objective_leaves_alone_which_turns_get_gradient() -> None:
+    overrides = ["algo.name=gspo", "context.strategy=compact", "algo.credit.summaries=false"]
+    assert not load(None, overrides).algo.credit.summaries

@@ -275,3 +275,8 @@ def test_a_stage_in_words() -> None:
         "stage 2 of 3: max_turns 9, max_seconds 1.5, window 200, overlap 40",
         "stage 3 of 3: the run's settings",
     ]
+
+
+def test_one_stage_can_not_be_overridden_alone() -> None:
+    with pytest.raises(ConfigError, match=r"^schedule.stages\[0\].max_turns: give the whole list"):
+        load(None, ["schedule.stages[0].max_turns=3"])

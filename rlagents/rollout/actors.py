@@ -113,11 +113,17 @@ class ScriptedActor:
         act: Callable[[str], str],
         window: Window | None,
         encode: Callable[[str], IntArray],
+        max_tokens: int | None = None,
     ) -> None:
-        """Without a window nothing is encoded but the action: for baselines of any length."""
+        """Without a window nothing is encoded but the action: for baselines of any length.
+
+        With one, an answer of more than `max_tokens` (or than the window asks for) fails: a policy
+        that imitates it could never say it.
+        """
         self._act = act
         self._window = window
         self._encode = encode
+        self._max_tokens = max_tokens
         self._prompt: Prompt | None = None
 
     def act(self, observation: str) -> Action | None:
@@ -134,6 +140,12 @@ class ScriptedActor:
             return None
         text = self._said(prompt.observation)
         ids = self._encode(text)
+        limit = self._max_tokens if prompt.max_tokens is None else prompt.max_tokens
+        if limit is not None and len(ids) > limit:
+            raise EnvironmentFailure(
+                f"scripted policy: an answer of {len(ids)} tokens, where {limit} are allowed "
+                "(policy.max_tokens, or context.compact.tokens for a summary)"
+            )
         step = self._window.act(ids, text)
         self._prompt = step.prompt
         return self._answer(

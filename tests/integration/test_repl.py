@@ -26,7 +26,7 @@ eval: {episodes: 4}
     [
         ("env.kwargs.sandbox.wall_s=20", "1.000"),
         # Too little for reading 20,000 lines: the expert gets no number to answer with.
-        ("env.kwargs.sandbox.wall_s=0.003", "0.000"),
+        ("env.kwargs.sandbox.wall_s=0.0005", "0.000"),
     ],
 )
 def test_limits_of_a_config_show_in_the_score(

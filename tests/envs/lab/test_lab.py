@@ -167,8 +167,12 @@ WRONG = {
         "order": ["Loop", 3, ""],
         "penalty": [-0.1, 1.1, "0", float("nan"), True],
         "rules": [1, "yes", None],
+        "passing": [-1, 1.5, "5", True],
+        "gap": [0, 1.5, "3"],
+        "tries": [-1, 0.5, "1"],
         "expert_waste": [-0.01, 1.01],
         "expert_error": [2, float("inf")],
+        "expert_forget": [-0.1, 1.1, "0"],
     },
     "rlagents/MethodSearch-v0": {
         "horizon": [1, 10_001, 8.5],

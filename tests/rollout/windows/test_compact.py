@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlagents.config import CompactSection, ContextSection
-from rlagents.errors import ConfigError
+from rlagents.errors import ConfigError, EnvironmentFailure
+from rlagents.rollout.actors import ScriptedActor
 from rlagents.rollout.context import clipper
 from rlagents.rollout.windows.compact import CompactWindow
 from rlagents.types import StopReason, TurnKind
@@ -221,3 +222,18 @@ def test_a_window_without_room_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"context\.window: got 10, expected more than 10"):
         CompactWindow(chat, section(window=10), 2)
     assert CompactWindow(chat, section(window=11), 2).observe("a") is not None
+
+
+def test_a_script_that_says_more_than_the_policy_may_fails() -> None:
+    """What is imitated must be within reach of who imitates it."""
+    chat = CHATS["bytes"]
+    section = ContextSection(
+        strategy="compact", window=64, pinned_turns=0, compact=CompactSection(prompt="!")
+    )
+    said = iter(["abc", "abcd"])  # and the token that ends a turn
+    window = CompactWindow(chat, section, 4)
+    actor = ScriptedActor(lambda _: next(said), window, chat.encode_action, 4)
+    first = actor.act("o")
+    assert first is not None and len(first.action_ids) == 4
+    with pytest.raises(EnvironmentFailure, match="an answer of 5 tokens, where 4 are allowed"):
+        actor.act("o")
