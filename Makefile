@@ -52,7 +52,7 @@ $(STAMP): constraints.txt pyproject.toml setup.py
 	echo "making $(VENV) with $$($$python --version)"; \
 	$$python -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") $(TORCH)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,sandbox]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[arena,dev,endpoint,sandbox]'
 	@touch $@
 
 clean:

@@ -35,6 +35,10 @@ class Slot:
     attempts: int
     replay: tuple[EpisodeKey, ...] = ()
     """Earlier successes of the task, to be added where the group has none of its own."""
+    seat: int = 0
+    """Which seat the policy has, where the environment has several."""
+    opponents: tuple[str, ...] = ()
+    """Players of the other seats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
@@ -20,8 +20,14 @@ ENTRY_POINTS: dict[str, str] = {
     "rlagents/KeyRooms-v0": "rlagents.envs.lab.keyrooms:KeyRooms",
     "rlagents/MethodSearch-v0": "rlagents.envs.lab.methodsearch:MethodSearch",
     "rlagents/Lock-v0": "rlagents.envs.lab.lock:Lock",
+    "rlagents/Itinerary-v0": "rlagents.envs.lab.itinerary:Itinerary",
     "rlagents/Needle-v0": "rlagents.envs.lab.needle:Needle",
     "rlagents/Repl-v0": "rlagents.envs.coding.repl:Repl",
+    "rlagents/TokenGames-v0": "rlagents.envs.arena.token_games.game:TokenGames",
+    "rlagents/TokenSolver-v0": "rlagents.envs.arena.token_games.solver:TokenSolver",
+    "rlagents/Nim-v0": "rlagents.envs.arena.nim:Nim",
+    "rlagents/Negotiation-v0": "rlagents.envs.arena.negotiation:Negotiation",
+    "rlagents/Aec-v0": "rlagents.envs.arena.aec:Aec",
 }
 """Our environments. A new one is a file and a line here; conformance is automatic."""
 
@@ -40,19 +46,26 @@ class CatalogueEntry:
     id: str
     summary: str
     """First line of the class's docstring."""
-    kwargs: Mapping[str, Any]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments and their defaults (`inspect.Parameter.empty` where there is none)."""
-    scripted: tuple[str, ...]
+    scripted: tuple[str, ...] = ()
     """Names of the scripted policies."""
-    known_scores: Mapping[str, float]
+    known_scores: Mapping[str, float] = field(default_factory=dict)
     """Expected scores of scripted policies under the default arguments, where known."""
 
 
 def catalogue() -> list[CatalogueEntry]:
-    """Every registered `rlagents/...` environment, in order of the ids."""
+    """Every registered `rlagents/...` environment, in order of the ids.
+
+    One that can't be loaded here, for want of an extra, has the reason for a summary.
+    """
     entries = []
     for env_id in sorted(name for name in gymnasium.registry if name.startswith("rlagents/")):
-        creator: Any = _creator(find_spec(env_id))
+        try:
+            creator: Any = _creator(find_spec(env_id))
+        except ConfigError as missing:  # an extra that is not installed: the others are still there
+            entries.append(CatalogueEntry(id=env_id, summary=f"not available: {missing}"))
+            continue
         entries.append(
             CatalogueEntry(
                 id=env_id,

@@ -6,35 +6,31 @@ import functools
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 import torch
 
 import rlagents.envs  # noqa: F401  (registers our environments)
 from rlagents.config import ContextSection, RunConfig
+from rlagents.judges import make_scorer
+from rlagents.players import Hosted, Players, engine_of
 from rlagents.policy import models
 from rlagents.policy.chat import Chat
-from rlagents.policy.local import LocalEngine
 from rlagents.policy.sampler import Sampling
-from rlagents.policy.scripted import scripted_policy
 from rlagents.policy.tiny import byte_tokenizer
-from rlagents.rollout.actors import PolicyActor, ScriptedActor
 from rlagents.rollout.context import ContextWindow, Window
-from rlagents.rollout.episode import Actor, Limits, TextEnv
+from rlagents.rollout.episode import Limits, TextEnv
 from rlagents.rollout.pool import LocalPool, Pool
-from rlagents.rollout.recorded import RecordedSampler
 from rlagents.rollout.windows.compact import CompactWindow
 from rlagents.rollout.windows.memory import SittingsWindow
 from rlagents.rollout.windows.notes import NotesWindow
 from rlagents.rollout.windows.recursive import RecursiveWindow
 from rlagents.rollout.windows.template import TemplateWindow
-from rlagents.rollout.worker import Job, RolloutWorker
-from rlagents.scoring.function import FunctionScorer, find_function
+from rlagents.rollout.worker import RolloutWorker
 from rlagents.scoring.queue import ScoringQueue
-from rlagents.scoring.scorer import ReturnScorer
-from rlagents.types import EpisodeKey, Task
+from rlagents.types import Task
 
 WINDOWS: Mapping[str, Callable[[Chat, ContextSection, int], Window]] = {
     "full": ContextWindow,
@@ -45,9 +41,6 @@ WINDOWS: Mapping[str, Callable[[Chat, ContextSection, int], Window]] = {
     "reset_with_memory": SittingsWindow,
 }
 """Context strategies: what makes the context of an episode, given the tokens of an action."""
-
-SCRIPT_SEED = 101
-"""Purpose of the seed of a scripted policy (a turn's number is that of a sampled one)."""
 
 
 def sampling_of(config: RunConfig) -> Sampling:
@@ -74,17 +67,6 @@ def pad_id(tokenizer: Any) -> int:
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
 
 
-def seed_key(key: EpisodeKey) -> EpisodeKey:
-    """The key that an episode's random numbers derive from.
-
-    Evaluations draw the same numbers at every stage and step: two scores then differ by their
-    policies alone, and `rlagents eval` repeats what the run has measured.
-    """
-    if key.stream.startswith("eval/"):
-        return replace(key, stream="eval", iteration=0)
-    return key
-
-
 def limits_of(config: RunConfig) -> Limits:
     """When episodes are cut."""
     rollout = config.rollout
@@ -103,7 +85,10 @@ def make_env(task: Task) -> TextEnv:
     Ours count turns themselves, and wrappers that check each call cost more than a tiny policy's
     turn; `rlagents envs check` does their work once.
     """
-    env: Any = gymnasium.make(task.env_id, disable_env_checker=True, **task.kwargs)
+    kwargs = dict(task.kwargs)
+    if task.opponents or task.seat:
+        kwargs["seat"] = task.seat
+    env: Any = gymnasium.make(task.env_id, disable_env_checker=True, **kwargs)
     return env
 
 
@@ -122,6 +107,7 @@ def make_worker(
     model: bool = True,
     tokenizer: Any = None,
     threads: int | None = None,
+    league: str | None = None,
 ) -> RolloutWorker:
     """Environments and engine of one worker. Picklable with `functools.partial`, for Ray.
 
@@ -129,11 +115,11 @@ def make_worker(
         model: false where only scripted policies play.
         tokenizer: that of the policy, where it is loaded already.
         threads: torch threads, where the process is the worker's own.
+        league: folder of the run's frozen versions.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    rollout = config.rollout
-    engine: LocalEngine | None = None
+    network: Any = None
     if model:
         network, tokenizer = models.load(
             config.policy,
@@ -145,39 +131,22 @@ def make_worker(
     elif tokenizer is None:
         tokenizer = byte_tokenizer()  # scripted actions are never trained on here
     chat = Chat(tokenizer, system=config.policy.system, history=config.policy.history)
-    if model:
-        window = config.context.window
-        engine = LocalEngine(
-            network,
-            chat,
-            window=window,
-            cache_tokens=rollout.cache_tokens or rollout.whole_cache(config.context),
-            max_batch=rollout.concurrency,
-            deterministic=rollout.deterministic,
-        )
-
-    def make_actor(job: Job, env: TextEnv) -> Actor:
-        if job.scripted is not None:
-            seed = seed_key(job.key).seed(config.run.seed, SCRIPT_SEED)
-            rng = np.random.default_rng(seed)
-            gym: Any = env
-            act = scripted_policy(gym, job.scripted, rng)
-            through = job.scripted in getattr(gym.unwrapped, "windowed", ())
-            window = make_window(config, chat, job.context) if through else None
-            return ScriptedActor(act, window, chat.encode_action, config.policy.max_tokens)
-        assert engine is not None, "this worker was made for scripted policies only"
-        return PolicyActor(
-            RecordedSampler(engine, job.recorded, chat) if job.recorded else engine,
-            make_window(config, chat, job.context),
-            job.sampling,
-            key=seed_key(job.key),
-            conversation=str(job.key),
-            base_seed=config.run.seed,
-            timeout_s=rollout.sampler_timeout_s,
-        )
-
+    engine = engine_of(config, network, chat) if model else None
+    players = Players(
+        config,
+        policy=None if engine is None else Hosted(engine, chat),
+        chat=chat,
+        make_window=make_window,
+        device=device,
+        league=None if league is None else Path(league),
+    )
     return RolloutWorker(
-        sampler=engine, make_env=make_env, make_actor=make_actor, limits=limits_of(config)
+        sampler=engine,
+        make_env=make_env,
+        make_actor=players.actor,
+        limits=limits_of(config),
+        seat=players.seat,
+        on_close=players.close,
     )
 
 
@@ -185,25 +154,29 @@ def make_queue(config: RunConfig) -> ScoringQueue:
     """What scores trajectories, by `scoring.name`; sums of rewards need no threads.
 
     Raises:
-        ConfigError: for a function that there is not.
+        ConfigError: for a function or a judge that there is not.
     """
     section = config.scoring
-    function = section.function
     return ScoringQueue(
-        ReturnScorer() if function is None else FunctionScorer(find_function(function)),
-        concurrency=0 if function is None else section.concurrency,
+        make_scorer(config),
+        concurrency=0 if section.name == "return" else section.concurrency,
         limit=section.queue,
         timeout_s=section.timeout_s,
     )
 
 
 def make_pool(
-    config: RunConfig, *, device: str, notify: Callable[[str], None], model: bool = True
+    config: RunConfig,
+    *,
+    device: str,
+    notify: Callable[[str], None],
+    model: bool = True,
+    league: str | None = None,
 ) -> Pool:
-    """Where episodes run, by `rollout.executor`."""
+    """Where episodes run, by `rollout.executor`. `league` is the folder of frozen versions."""
     rollout = config.rollout
     if rollout.executor == "local":
-        worker = make_worker(config, device=device, model=model)
+        worker = make_worker(config, device=device, model=model, league=league)
         return LocalPool(worker, rollout.concurrency)
     import ray
 
@@ -218,7 +191,9 @@ def make_pool(
             # Ray's workers are nice (15) by default; ours are what everybody waits for.
             _system_config=None if rollout.ray_address else {"worker_niceness": 0},
         )
-    build = functools.partial(make_worker, config, device="auto", model=model, threads=1)
+    build = functools.partial(
+        make_worker, config, device="auto", model=model, threads=1, league=league
+    )
     return RayPool(
         build,
         workers=rollout.workers,

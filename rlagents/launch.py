@@ -23,6 +23,7 @@ from rlagents.data.tasks import TaskSource
 from rlagents.errors import CheckpointError, ConfigError, LearnerError
 from rlagents.interrupt import Interrupt, Interrupted
 from rlagents.journal import Journal, JournalReader
+from rlagents.league import LeagueState
 from rlagents.learner.group import LearnerGroup
 from rlagents.load import load, resolved_yaml
 from rlagents.parts import Parts, RunState
@@ -44,6 +45,7 @@ from rlagents.telemetry.sinks import JsonLines, JsonlSink, MultiSink, Sink, Tens
 from rlagents.telemetry.spans import Spans
 from rlagents.train import train
 from rlagents.types import EpisodeKey, Segment, Trajectory, Turn
+from rlagents.versions import LEAGUE
 from rlagents.warm_start import segments_of_expert, segments_of_file
 
 
@@ -149,11 +151,12 @@ def opened(
         lines = JsonLines(folder.path / "spans.jsonl")
         stack.callback(lines.close)
         display.print(f"starting rollouts ({config.rollout.executor})")
-        pool = build.make_pool(config, device=str(device), notify=display.print)
+        league = str(folder.league.resolve())
+        pool = build.make_pool(config, device=str(device), notify=display.print, league=league)
         stack.callback(pool.close)
         interrupt.arm()
         algorithm = GRPO(config.algo)
-        tasks = TaskSource(config.env, config.run.seed)
+        tasks = TaskSource(config.env, config.run.seed, config.league)
         watch = Watch(
             interval_s=config.telemetry.watchdog_s, report=display.print, check=interrupt.check
         )
@@ -173,6 +176,7 @@ def opened(
             watch=watch,
             spans=spans,
             budget=_budget(config),
+            outage=config.scoring.outage_iterations if config.scoring.judged else 1,
         )
         stages = functools.partial(stage_of, config)
         stream.restore(state.rollouts, stages, _unfinished(folder, state))
@@ -180,6 +184,9 @@ def opened(
         def save(parts: Parts, state: RunState) -> None:
             _save(parts, state)
             models.save(learner.model, tokenizer, folder.policy)
+
+        def freeze(number: int) -> None:
+            models.save(learner.model, tokenizer, folder.league / str(number))
 
         yield (
             Parts(
@@ -205,6 +212,7 @@ def opened(
                 pad_id=build.pad_id(tokenizer),
                 warm_start=_warm_start if config.warm_start.enabled else None,
                 save=save,
+                freeze=freeze,
             ),
             state,
         )
@@ -345,6 +353,7 @@ def _restore(
                 "algo": AlgoState.of(run["algo"]),
                 "history": history.from_plain(run["history"]),
                 "schedule": ScheduleState(**run["schedule"]),
+                "league": LeagueState.of(run["league"]),
                 "rollouts": RolloutState.of(run["rollouts"]),
             }
         )
@@ -395,10 +404,13 @@ def _kept(state: RunState) -> Callable[[EpisodeKey], bool]:
     """Which journal records a run in this state still owns; the rest is played again."""
     finished = {(f"eval/{e['stage']}/{e['mode']}", int(e["step"])) for e in state.evals}
     trained = state.rollouts.keeps()
+    frozen = {version.number for version in state.league.versions}
 
     def keep(key: EpisodeKey) -> bool:
         if key.stream == "train" or is_part(key):
             return trained(key)
+        if key.stream == LEAGUE:
+            return key.iteration in frozen
         return (key.stream, key.iteration) in finished
 
     return keep

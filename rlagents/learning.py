@@ -10,14 +10,15 @@ from rlagents.algos.sampling import plan as plan_tasks
 from rlagents.config import RunConfig
 from rlagents.data.batches import make_batches
 from rlagents.depth import DepthSums
+from rlagents.league import seated
 from rlagents.parts import Parts, RunState
 from rlagents.telemetry.depth import depth_metrics
 from rlagents.types import Batch, ScoredGroup
 
 
 def plan_of(config: RunConfig, state: RunState, block: int) -> Plan:
-    """Which tasks a block attempts, and how often; without a budget, that of an iteration."""
-    return plan_tasks(
+    """Which tasks a block attempts, how often, and against whom; without a budget, an iteration."""
+    plan = plan_tasks(
         config.algo.sampling,
         state.history,
         tasks=config.env.train_tasks,
@@ -26,6 +27,7 @@ def plan_of(config: RunConfig, state: RunState, block: int) -> Plan:
         seed=config.run.seed,
         iteration=block,
     )
+    return seated(config, state.league, plan, block)
 
 
 def batches_of(

@@ -114,10 +114,111 @@ TABLE = (
         "schedule.advance: plateau",
     ),
     Only(
-        ("scoring.function", "scoring.concurrency", "scoring.queue", "scoring.timeout_s"),
+        ("scoring.function",),
         lambda c: c.scoring.name == "function",
         ("scoring.name",),
         "scoring.name: function",
+    ),
+    Only(
+        ("scoring.concurrency", "scoring.queue", "scoring.timeout_s"),
+        lambda c: c.scoring.name != "return",
+        ("scoring.name",),
+        "scoring.name: function, pointwise or tournament",
+    ),
+    Only(
+        ("scoring.judge", "scoring.panel", "scoring.outage_iterations"),
+        lambda c: c.scoring.judged,
+        ("scoring.name",),
+        "scoring.name: pointwise or tournament",
+    ),
+    Only(
+        ("scoring.tournament",),
+        lambda c: c.scoring.name == "tournament",
+        ("scoring.name",),
+        "scoring.name: tournament",
+    ),
+    Only(
+        ("scoring.tournament.matches",),
+        lambda c: c.scoring.tournament.topology == "active",
+        ("scoring.name", "scoring.tournament.topology"),
+        "scoring.tournament.topology: active",
+    ),
+    Only(
+        ("scoring.tournament.rounds",),
+        lambda c: c.scoring.tournament.topology == "swiss",
+        ("scoring.name", "scoring.tournament.topology"),
+        "scoring.tournament.topology: swiss",
+    ),
+    Only(
+        ("scoring.judge.repeats",),
+        lambda c: c.scoring.name == "pointwise",
+        ("scoring.name",),
+        "scoring.name: pointwise",
+    ),
+    Only(
+        tuple(
+            f"scoring.judge.{n}"
+            for n in ("noise", "drift", "position_bias", "scale", "failures", "latency_s")
+        ),
+        lambda c: c.scoring.judge.backend == "simulated",
+        ("scoring.name", "scoring.judge.backend"),
+        "scoring.judge.backend: simulated",
+    ),
+    Only(
+        ("scoring.judge.position_bias",),
+        lambda c: c.scoring.name != "pointwise",
+        ("scoring.name",),
+        "scoring.name: tournament",
+    ),
+    Only(
+        ("scoring.judge.endpoint",),
+        lambda c: c.scoring.judge.backend == "endpoint",
+        ("scoring.name", "scoring.judge.backend"),
+        "scoring.judge.backend: endpoint",
+    ),
+    Only(
+        ("scoring.judge.model",),
+        lambda c: c.scoring.judge.backend == "model",
+        ("scoring.name", "scoring.judge.backend"),
+        "scoring.judge.backend: model",
+    ),
+    Only(
+        ("scoring.judge.function",),
+        lambda c: c.scoring.judge.backend == "function",
+        ("scoring.name", "scoring.judge.backend"),
+        "scoring.judge.backend: function",
+    ),
+    Only(
+        tuple(
+            f"scoring.judge.{n}" for n in ("form", "rubric", "max_tokens", "temperature", "cache")
+        ),
+        lambda c: c.scoring.judge.backend in ("endpoint", "model", "policy"),
+        ("scoring.name", "scoring.judge.backend"),
+        "scoring.judge.backend: endpoint, model or policy",
+    ),
+    Only(
+        ("scoring.judge.rubric",),
+        lambda c: c.scoring.judge.form == "rubric",
+        ("scoring.name", "scoring.judge.backend", "scoring.judge.form"),
+        "scoring.judge.form: rubric",
+    ),
+    Only(
+        ("league.seats", "league.learn", "league.engines"),
+        lambda c: bool(c.league.opponents or c.league.eval_opponents),
+        ("league.opponents", "league.eval_opponents"),
+        "league.opponents or league.eval_opponents",
+    ),
+    Only(
+        ("league.choice", "league.keep"),
+        lambda c: "past" in c.league.opponents,
+        ("league.opponents",),
+        "past among league.opponents",
+    ),
+    Only(
+        ("league.rating_matches",),
+        lambda c: c.league.snapshot_every > 0,
+        ("league.snapshot_every",),
+        "league.snapshot_every above 0",
     ),
     Only(
         ("warm_start.expert", "warm_start.env_kwargs"),

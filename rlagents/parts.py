@@ -14,6 +14,7 @@ from rlagents.config import RunConfig
 from rlagents.data.tasks import TaskSource
 from rlagents.interrupt import Interrupt
 from rlagents.journal import Journal
+from rlagents.league import LeagueState
 from rlagents.learner.group import LearnerGroup
 from rlagents.policy.chat import Chat
 from rlagents.policy.sampler import Sampling
@@ -50,6 +51,8 @@ class RunState:
     """What is known of each training task, where tasks come back."""
     schedule: ScheduleState = field(default_factory=ScheduleState)
     """The stage of `schedule.stages`."""
+    league: LeagueState = field(default_factory=LeagueState)
+    """Frozen versions of the policy, and their games."""
     rollouts: RolloutState = field(default_factory=RolloutState)
     """Groups that were started, and what is unfinished."""
     finished: bool = False
@@ -84,3 +87,5 @@ class Parts:
     pad_id: int
     warm_start: Callable[[Parts], None] | None
     save: Callable[[Parts, RunState], None]
+    freeze: Callable[[int], None]
+    """Writes the policy as it is now into the run's league, under a number."""

@@ -106,7 +106,7 @@ def score(config: RunConfig, origin: str | None) -> list[Evaluation]:
                     results.append(
                         evaluate(
                             pool,
-                            TaskSource(config.env, config.run.seed),
+                            TaskSource(config.env, config.run.seed, config.league),
                             queue,
                             build.eval_sampling_of(config),
                             watch,
@@ -136,7 +136,7 @@ def play(config: RunConfig, origin: str | None) -> None:
     config, scripted = policy_of(config, origin)
     device = str(models.resolve_device(config.learner.device))
     worker = build.make_worker(config, device=device, model=scripted is None)
-    task = TaskSource(config.env, config.run.seed).held_out(0)
+    task = TaskSource(config.env, config.run.seed, config.league).held_out(0)
     key = EpisodeKey(stream="play", iteration=0, group=0, member=0)
     job = Job(key=key, task=task, sampling=build.sampling_of(config), scripted=scripted)
     with Display() as display:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 from gymnasium import spaces
 
-from rlagents.config import RunConfig
+from rlagents.config import RunConfig, find_endpoint, player_of
 from rlagents.envs import find_spec, unknown_kwargs
 from rlagents.envs.sandbox import SandboxConfig
 from rlagents.errors import ConfigError, EnvironmentFailure, boundary, nearest
@@ -57,7 +59,9 @@ def check_env(config: RunConfig) -> None:
                 f"{section}.{name}: expected an argument of {config.env.id} "
                 f"({', '.join(known) or 'it takes none'}){close}"
             )
-        scripted, windowed = _make(config.env.id, section, {**config.env.kwargs, **kwargs})
+        made = _make(config.env.id, section, {**config.env.kwargs, **kwargs})
+    scripted, windowed = made.scripted, made.windowed
+    _check_players(config, made)
     if warm.episodes and warm.expert not in scripted:
         names = ", ".join(scripted) or "it has none"
         raise ConfigError(
@@ -70,16 +74,76 @@ def check_env(config: RunConfig) -> None:
 
 def scripted_policies(config: RunConfig) -> tuple[str, ...]:
     """Names of the scripted policies of the configured environment."""
-    return _make(config.env.id, "env.kwargs", config.env.kwargs)[0]
+    return _make(config.env.id, "env.kwargs", config.env.kwargs).scripted
 
 
-def _make(
-    env_id: str, section: str, kwargs: dict[str, Any]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The environment's scripted policies and which of them play through a context window.
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What an environment said of itself when it was made."""
 
-    It is made and closed.
+    scripted: tuple[str, ...]
+    """Names of its scripted policies."""
+    windowed: tuple[str, ...]
+    """Those that play through a context window."""
+    seats: int
+
+
+def _check_players(config: RunConfig, made: _Made) -> None:
+    """Every player that `league` names exists, and has a seat."""
+    league = config.league
+    for key in ("opponents", "eval_opponents"):
+        for name in getattr(league, key):
+            _check_player(config, made, f"league.{key}", name)
+    if not (league.opponents or league.eval_opponents):
+        return
+    if made.seats == 1:
+        raise ConfigError(
+            f"league.opponents: {config.env.id} has one seat; expected none, "
+            f"got {list(league.opponents or league.eval_opponents)}"
+        )
+    if made.seats != league.seats:
+        raise ConfigError(
+            f"league.seats: expected {made.seats}, as {config.env.id} has, got {league.seats}"
+        )
+    for name in ("seat", "opponent"):
+        if name in config.env.kwargs:
+            raise ConfigError(
+                f"env.kwargs.{name}: the league decides it (league.learn, league.opponents, "
+                f"league.eval_opponents); expected none, got {config.env.kwargs[name]!r}"
+            )
+
+
+def check_player(config: RunConfig, key: str, name: str) -> None:
+    """A player exists: `rlagents tournament`.
+
+    Raises:
+        ConfigError: with `key`, and the nearest name.
     """
+    _check_player(config, _make(config.env.id, "env.kwargs", config.env.kwargs), key, name)
+
+
+def _check_player(config: RunConfig, made: _Made, key: str, name: str) -> None:
+    kind, which = player_of(name)
+    if kind == "scripted" and which not in made.scripted:
+        known = ", ".join(made.scripted) or "none"
+        raise ConfigError(
+            f"{key}: expected a scripted policy of {config.env.id} ({known}), "
+            f"got {which!r}{nearest(which, made.scripted)}"
+        )
+    if kind == "endpoint":
+        find_endpoint(config.endpoints, which, key)
+    if kind == "model" and not Path(name).exists():
+        if name in made.scripted or name in ("random", "oracle"):
+            raise ConfigError(f"{key}: expected a player such as scripted:{name}, got {name!r}")
+        if name.startswith((".", "/", "~", "runs/")) or "/" not in name:
+            raise ConfigError(
+                f"{key}: expected self, past, scripted:NAME, endpoint:NAME, or the folder of a run "
+                f"or a model, got {name!r}, which there is not"
+            )
+
+
+def _make(env_id: str, section: str, kwargs: dict[str, Any]) -> _Made:
+    """Make an environment and close it again."""
     with boundary(EnvironmentFailure, f"making {env_id!r}"):
         try:
             env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
@@ -96,6 +160,10 @@ def _make(
                         f"with {name} {type(space).__name__}"
                     )
             own = env.unwrapped
-            return tuple(getattr(own, "scripted", {})), tuple(getattr(own, "windowed", ()))
+            return _Made(
+                tuple(getattr(own, "scripted", {})),
+                tuple(getattr(own, "windowed", ())),
+                getattr(own, "seats", 1),
+            )
         finally:
             env.close()

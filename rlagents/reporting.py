@@ -17,6 +17,7 @@ from rlagents.figures import (
     survivals,
     words,
 )
+from rlagents.league import win_rates
 from rlagents.parts import Parts, RunState
 from rlagents.rollout.collected import Collected
 from rlagents.rollout.worker import Played
@@ -112,8 +113,10 @@ def log(
     if seconds > 0:
         metrics["rollout/tokens_per_s"] = played.tokens / seconds
     metrics |= figures[-1] if figures else {}
-    if parts.config.scoring.function is not None:
+    if parts.config.scoring.name != "return":
         metrics |= parts.queue.take_figures()
+    if parts.config.league.plays:
+        metrics |= win_rates(collected.trajectories)
     if parts.config.schedule.stages:
         metrics["schedule/stage"] = float(state.schedule.stage)
         metrics["schedule/iterations_in_stage"] = float(state.schedule.iterations)

@@ -192,6 +192,13 @@ def _check_training(config: RunConfig) -> None:
         "was paused has tokens of older weights, which need their own ratio",
     )
     require(
+        not rollout.partial or not config.league.plays,
+        key,
+        _get(config, key),
+        "no budget with league.opponents: a game that was paused could not be played again from "
+        "its record, since the others would answer with other weights",
+    )
+    require(
         config.policy.top_p == 1 or config.train.iterations == 0,
         "policy.top_p",
         config.policy.top_p,

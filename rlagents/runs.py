@@ -43,6 +43,11 @@ class RunFolder:
         return self.path / "policy"
 
     @property
+    def league(self) -> Path:
+        """Frozen versions of the policy, a folder each."""
+        return self.path / "league"
+
+    @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 

@@ -20,6 +20,7 @@ from rlagents.stages import Stage, advanced, stage_of
 from rlagents.stages import words as words_of_stage
 from rlagents.telemetry.progress import stage_words
 from rlagents.types import Trajectory
+from rlagents.versions import due, freeze
 
 
 def train(parts: Parts, state: RunState) -> RunState:
@@ -41,6 +42,8 @@ def train(parts: Parts, state: RunState) -> RunState:
         while True:
             # At the head, so that a run that was stopped in an evaluation makes up for it.
             over, every = ended(config, state), config.eval.every
+            if due(config, state):
+                freeze(parts, state)
             if state.iteration and (over or (every and state.iteration % every == 0)):
                 assess(parts, state, "rl")
             if over:
@@ -82,6 +85,7 @@ def iterate(parts: Parts, state: RunState) -> None:
     state.history = remember(
         state.history, collected.outcomes(stage.number), config.algo.sampling, collected.block
     )
+    state.league = state.league.remembered(collected.trajectories)
     _record_paused(parts, state)
     played = parts.stream.take_played()
     state.iteration += 1

@@ -86,7 +86,7 @@ class TrlBridge:
             config.policy, seed=config.run.seed, window=config.context.window
         )
         """For the trainer: fp32, on the CPU. The engine has a copy of its own."""
-        self._source = TaskSource(config.env, config.run.seed)
+        self._source = TaskSource(config.env, config.run.seed, config.league)
         self._tasks: dict[str, Task] = {}
         self._calls = 0
         device = str(models.resolve_device(config.learner.device))

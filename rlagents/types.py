@@ -112,6 +112,10 @@ class Task:
     """How long a person needs, where known."""
     family: str | None = None
     """Tasks of a family share what they teach."""
+    seat: int = 0
+    """Which seat the trajectory's player has, where the environment has several."""
+    opponents: tuple[str, ...] = ()
+    """Players of the other seats, in the order of seats; none: the environment's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -201,6 +205,10 @@ class Trajectory:
     `env/`, and `seconds`."""
     final_potential: float = 0.0
     """The environment's `info["potential"]` of the last state; 0 where the task terminated."""
+    reference: str = ""
+    """The environment's `info["reference"]`: a good answer, for judges; no player is shown it."""
+    others: tuple[Trajectory, ...] = ()
+    """Those of the other seats, where players of ours had them."""
 
     @property
     def episode_return(self) -> float:

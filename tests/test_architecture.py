@@ -32,12 +32,25 @@ LAYERS = (
     },
     {"policy", "data", "scoring", "weights"},
     {"rollout", "learner", "checkpoint"},
-    {"train", "parts", "learning", "reporting", "evaluate", "figures", "warm_start"},
+    {
+        "train",
+        "parts",
+        "league",
+        "learning",
+        "matches",
+        "reporting",
+        "evaluate",
+        "figures",
+        "versions",
+        "warm_start",
+    },
     {
         "preflight",
         "doctor",
         "preview",
         "build",
+        "judges",
+        "players",
         "launch",
         "policies",
         "trl_bridge",
@@ -70,6 +83,7 @@ MAY_IMPORT = {
         "policy/draw.py",
         "policy/models.py",
         "policy/tiny.py",
+        "policy/answering.py",
         "checkpoint/",
         "weights.py",
         "build.py",
@@ -109,6 +123,8 @@ MAY_IMPORT = {
     "urllib": ("policy/endpoint.py", "policy/vllm.py", "envs/tools/"),
     "http": ("policy/endpoint.py", "policy/vllm.py", "envs/tools/"),
     "httpx": ("policy/endpoint.py", "policy/vllm.py", "envs/tools/"),
+    "openai": ("policy/completions.py",),
+    "httpx2": ("policy/completions.py",),
     "pickle": (),
     "random": ("learner/sft.py", "checkpoint/pack.py"),  # only to put its state back
 }
@@ -124,6 +140,7 @@ MAY_WRITE = (
     "runs.py",
     "envs/sandbox/",
     "policy/models.py",
+    "scoring/cache.py",
     "ablate/",
     "cli.py",
 )
@@ -300,12 +317,14 @@ def test_reading_and_string_methods_are_no_writes() -> None:
         "rlagents.envs",
         "rlagents.envs.sandbox",
         "rlagents.scoring",
+        "rlagents.scoring.cache",
+        "rlagents.policy.endpoint",
         "rlagents.cli",
         "rlagents.ablate.plan",
     ],
 )
 def test_light_modules_load_neither_torch_nor_ray(module: str) -> None:
-    heavy = "{'torch', 'ray', 'transformers', 'trl'}"
+    heavy = "{'torch', 'ray', 'transformers', 'trl', 'openai'}"
     code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code],

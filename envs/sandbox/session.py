@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -135,7 +136,7 @@ class Session:
                 self._open = _Turn(Streams.of(self._config), wall_s)
                 self._replies.forget()
                 self._process.begin_turn()
-                return self._go_on(self._open, _encode(self._kind, text))
+                return self._go_on(self._open, text)
 
     def answer(self, text: str) -> Result | Question:
         """Answer the question that the turn waits with, up to the next one or to its end.
@@ -149,12 +150,14 @@ class Session:
             if self._open is None:
                 raise ValueError("no question waits for an answer")
             with self._boundary():
-                return self._go_on(self._open, _encode("python", text))
+                return self._go_on(self._open, text)
 
-    def _go_on(self, turn: _Turn, request: bytes) -> Result | Question:
+    def _go_on(self, turn: _Turn, text: str) -> Result | Question:
         process, lines = self._process, self._lines
-        feed = self._sent(request)
+        # Before it is sent: the program's own clock starts later, and is never ahead of this one.
         deadline = time.monotonic() + turn.left
+        feed = self._sent(_encode(self._kind, text, turn.left))
+        unsettled = False  # an interrupt may be left for the next turn
         while True:
             how = communicate(
                 process,
@@ -168,6 +171,7 @@ class Session:
                 turn.hit = "wall_s"
                 if feed is None:  # otherwise it does not even read
                     process.tree.interrupt()  # try to get the session back
+                    unsettled = self._kind == "python"
                     deadline = time.monotonic() + INTERRUPT_S
                     continue
             if how != "until":
@@ -177,13 +181,20 @@ class Session:
             except ValueError:
                 return self._end(turn)
             if isinstance(said, int):
+                if unsettled:
+                    unsettled = False
+                    feed = self._sent(drivers.SETTLE)
+                    deadline = time.monotonic() + INTERRUPT_S
+                    continue
+                if turn.hit is None and time.monotonic() > deadline:
+                    turn.hit = "wall_s"  # it was over too late, or we looked too late to know
                 return self._over(turn, said)
             if said is not None:
                 turn.left = deadline - time.monotonic()
                 if turn.hit is None:
                     return Question(said)
                 # Out of time: what it asks is not answered any more, so that it can be interrupted.
-                feed = self._sent(_encode("python", ""))
+                feed = self._sent(_encode("python", "", 0.0))
 
     def _sent(self, request: bytes) -> Feed | None:
         """What is left of a request when the pipe has taken what it can."""
@@ -260,8 +271,9 @@ def _argv(kind: Kind, requests: int, replies: int, library: str) -> list[str]:
     return ["bash", "--noprofile", "--norc", "-c", script]
 
 
-def _encode(kind: Kind, text: str) -> bytes:
+def _encode(kind: Kind, text: str, left: float) -> bytes:
     data = text.encode(errors="replace")
     if kind == "python":
-        return len(data).to_bytes(4, "big") + data
+        micros = math.ceil(max(left, 0.0) * 10**6)
+        return len(data).to_bytes(4, "big") + micros.to_bytes(8, "big") + data
     return data.replace(b"\0", b"") + b"\0"

@@ -114,15 +114,20 @@ def encode_trajectory(trajectory: Trajectory) -> bytes:
     Raises:
         ValueError, TypeError: when a field is not what its type says.
     """
-    task = trajectory.task
-    task = dataclasses.replace(task, kwargs=tag(task.kwargs), options=tag(task.options))
-    trajectory = dataclasses.replace(trajectory, task=task)
+    trajectory = _tagged(trajectory)
     try:
         data = encode(EpisodeBody(trajectory))
     except UnicodeEncodeError:
         data = encode(EpisodeBody(_map_texts(trajectory, json.dumps), escaped=True))
     decode(EpisodeBody, data)  # what readers would refuse is refused now
     return data
+
+
+def _tagged(trajectory: Trajectory) -> Trajectory:
+    task = trajectory.task
+    task = dataclasses.replace(task, kwargs=tag(task.kwargs), options=tag(task.options))
+    others = tuple(map(_tagged, trajectory.others))
+    return dataclasses.replace(trajectory, task=task, others=others)
 
 
 def decode_trajectory(data: bytes) -> Trajectory:
@@ -218,7 +223,14 @@ def _map_texts(trajectory: Trajectory, change: Callable[[str], str]) -> Trajecto
     if error is not None:
         error = dataclasses.replace(error, message=change(error.message))
     final = change(trajectory.final_observation)
-    return dataclasses.replace(trajectory, turns=turns, error=error, final_observation=final)
+    return dataclasses.replace(
+        trajectory,
+        turns=turns,
+        error=error,
+        final_observation=final,
+        reference=change(trajectory.reference),
+        others=tuple(_map_texts(other, change) for other in trajectory.others),
+    )
 
 
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=_to_plain)

@@ -73,6 +73,10 @@ class Chat:
             backend.no_truncation()
             backend.no_padding()
             backend.encode_special_tokens = plain
+        # `all_special_tokens` leaves out those that have no role of their own, such as what opens a
+        # message in most templates.
+        added = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+        self._specials = tuple(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
         self.fragments = _fragments(self)
         self.end_id = self._find_end()
         self.head_ids: IntArray = self._template_ids(self.fragments.head)
@@ -118,7 +122,7 @@ class Chat:
         """`render` as ids; special tokens spelled in a message's text stay ordinary text."""
         contents = [text for _, text in messages] + [self.system]
         mark = _unused_letter(contents)
-        marked = {s: s[0] + mark + s[1:] for s in self._tokenizer.all_special_tokens}
+        marked = {s: s[0] + mark + s[1:] for s in self._specials}
 
         def neutral(text: str) -> str:
             for special, harmless in marked.items():

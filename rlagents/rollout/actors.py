@@ -9,11 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from rlagents.errors import ConfigError, EnvironmentFailure, SamplerError, boundary
+from rlagents.algos.chunking import clip_text
+from rlagents.config import ContextSection
+from rlagents.errors import ConfigError, EnvironmentFailure, JudgeError, SamplerError, boundary
+from rlagents.policy.asking import Ask, Backend
 from rlagents.policy.sampler import Sampler, SampleRequest, Sampling
 from rlagents.rollout.context import Prompt, Window
 from rlagents.rollout.episode import Action, plain_text
 from rlagents.types import EpisodeKey, IntArray, TurnKind
+
+
+CHARACTERS_PER_TOKEN = 4
+"""By which windows are measured where the tokenizer is not known."""
 
 
 class PolicyActor:
@@ -179,3 +186,107 @@ class ScriptedActor:
         """Free what the window holds."""
         if self._window is not None:
             self._window.close()
+
+
+class EndpointActor:
+    """Plays a conversation through a model that is shown messages, such as one behind an endpoint.
+
+    For evaluations and opponents, never for training: like a script's, its actions get ids of the
+    policy's tokenizer and log-probabilities of 0, and its observations get none.
+
+    Its own tokenizer is not known, so that the limits of `context` count characters, four a token.
+    Where the conversation outgrows the window, the system message, the pinned turns and as many of
+    the latest turns as fit are shown (`dropped_tokens` estimates what is not); `context.strategy`
+    and `context.overlap` are not read.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        context: ContextSection,
+        sampling: Sampling,
+        encode: Callable[[str], IntArray],
+        *,
+        system: str,
+        key: EpisodeKey,
+        base_seed: int,
+    ) -> None:
+        """The backend is shared: it is not closed here. Seeds derive from `key`."""
+        self._backend = backend
+        self._context = context
+        self._sampling = sampling
+        self._encode = encode
+        self._system = (("system", system),) if system else ()
+        self._room = CHARACTERS_PER_TOKEN * (context.window - sampling.max_tokens) - len(system)
+        self._key = key
+        self._base_seed = base_seed
+        self._turns: list[tuple[str, str]] = []
+        """(observation, action), as they are shown."""
+        self._left_out = 0
+        """Turns behind the pinned ones that are not shown any more."""
+
+    def act(self, observation: str) -> Action | None:
+        """The model's answer; None where the observation does not fit into the window.
+
+        Raises:
+            SamplerError: when there is no answer.
+        """
+        limit = CHARACTERS_PER_TOKEN * self._context.max_observation
+        shown = clip_text(observation, limit, len) if limit else observation
+        dropped = self._make_room(len(shown))
+        if dropped is None:
+            return None
+        pinned = self._context.pinned_turns
+        turns = self._turns[:pinned] + self._turns[pinned + self._left_out :]
+        said = [(("user", asked), ("assistant", answered)) for asked, answered in turns]
+        messages = (*self._system, *(m for pair in said for m in pair), ("user", shown))
+        number = len(self._turns) + 1
+        try:
+            reply = self._backend.ask(
+                Ask(
+                    messages=messages,
+                    max_tokens=self._sampling.max_tokens,
+                    temperature=self._sampling.temperature,
+                    seed=self._key.seed(self._base_seed, number),
+                )
+            )
+        except JudgeError as error:
+            raise SamplerError(str(error)) from error
+        text = self._cut(plain_text(reply.text, "an answer"))
+        self._turns.append((shown, text))
+        ids = self._encode(text)
+        return Action(
+            text=text,
+            context=0,
+            observation_ids=np.zeros(0, np.int32),
+            action_ids=ids,
+            logprobs=np.zeros(len(ids), np.float32),
+            temperature=self._sampling.temperature or 1.0,
+            weights_version=0,
+            dropped_tokens=dropped,
+        )
+
+    def proceed(self) -> Action | None:
+        """Nothing: all its answers are for the environment."""
+        return None
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _make_room(self, size: int) -> int | None:
+        """Leave out old turns until `size` characters fit; about how many tokens went, or None."""
+        sizes = [len(asked) + len(answered) for asked, answered in self._turns]
+        pinned = self._context.pinned_turns
+        first = pinned + self._left_out
+        used = sum(sizes[:pinned]) + sum(sizes[first:]) + size
+        before = used
+        while used > self._room and first < len(sizes):
+            used -= sizes[first]
+            first += 1
+        self._left_out = max(first - pinned, 0)
+        return (before - used) // CHARACTERS_PER_TOKEN if used <= self._room else None
+
+    def _cut(self, text: str) -> str:
+        """The text before the first stop string."""
+        ends = [text.find(stop) for stop in self._sampling.stop]
+        return text[: min((end for end in ends if end >= 0), default=len(text))]

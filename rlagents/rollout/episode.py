@@ -46,8 +46,9 @@ AT_THE_GATE = "the next iteration"
 class TextEnv(Protocol):
     """A Gymnasium environment with text in and text out.
 
-    Of an `info` two keys are read, both optional: `metrics`, named numbers of the episode so far,
-    and `potential`, one finite number that says how much the state promises.
+    Of an `info` three keys are read, all optional: `metrics`, named numbers of the episode so far;
+    `potential`, one finite number that says how much the state promises; and `reference`, a good
+    answer for judges to compare with, which no player is shown.
     """
 
     def reset(
@@ -78,6 +79,16 @@ class Action:
     observation: str = ""
     """What it answers, where the kind is another: then the environment has not said it."""
     dropped_tokens: int = 0
+
+
+class Seating(Protocol):
+    """Players of ours on the other seats of an environment."""
+
+    def trajectories(self) -> tuple[Trajectory, ...]:
+        """What they have done so far."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class Actor(Protocol):
@@ -127,6 +138,9 @@ class Progress:
     deadline: float = math.inf
     started: float = field(default_factory=time.monotonic)
     metrics: dict[str, float] = field(default_factory=dict)
+    reference: str = ""
+    others: Callable[[], tuple[Trajectory, ...]] = tuple
+    """What the other seats have done so far."""
     outcome: Trajectory | None = None
     """Set once, by the episode's thread or by the watchdog that has given up on it."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -193,6 +207,8 @@ class Progress:
                     stop=stop,
                     error=error,
                     metrics={**self.metrics, "seconds": time.monotonic() - self.started},
+                    reference=self.reference,
+                    others=self.others(),
                 )
             return self.outcome
 
@@ -212,24 +228,39 @@ def run_episode(
     make_actor: Callable[[TextEnv], Actor],
     limits: Limits,
     on_turn: Callable[[int, Turn], None] = lambda number, turn: None,
+    seat: Callable[[TextEnv], Seating | None] = lambda env: None,
 ) -> Trajectory:
     """Play one episode to its end. A failure of environment or sampler ends it, as data.
+
+    Args:
+        progress: what the watchdog sees of it.
+        make_env: from the task.
+        make_actor: for the environment, after its `reset`.
+        limits: when it is cut.
+        on_turn: told of each turn.
+        seat: puts players on the other seats of the environment, before its `reset`.
 
     Raises:
         ConfigError: when there is no such actor, for example no scripted policy of that name.
     """
     env: TextEnv | None = None
     actor: Actor | None = None
+    seating: Seating | None = None
     task = progress.task
     try:
         with progress.waiting("env.reset", limits.env_timeout_s):
             with _environment("making the environment"):
                 env = make_env(task)
+            with _environment("seating players"):
+                seating = seat(env)
+                if seating is not None:
+                    progress.others = seating.trajectories
             with _environment("reset"):
                 observation, info = env.reset(seed=task.seed, options=dict(task.options) or None)
                 progress.observation = plain_text(observation, "an observation")
                 _metrics(info)
                 progress.potential = _potential(info)
+                progress.reference = _reference(info)
         with (
             progress.waiting("env.actor", limits.env_timeout_s),
             boundary(EnvironmentFailure, "making the actor"),
@@ -268,6 +299,7 @@ def run_episode(
             on_turn(progress.record(turn), turn)
             progress.observation, progress.potential = following, potential
             progress.metrics = metrics
+            progress.reference = _reference(info) or progress.reference
             if terminated or truncated:
                 return progress.finish(
                     StopReason.TERMINATED if terminated else StopReason.TRUNCATED
@@ -279,6 +311,8 @@ def run_episode(
         stop = STOP_OF_BOUNDARY.get(error.boundary, StopReason.SAMPLER_ERROR)
         return progress.finish(stop, error.record())
     finally:
+        if seating is not None:
+            seating.close()
         _close(progress, env, actor, limits)
 
 
@@ -375,6 +409,12 @@ def _number(value: object, what: str) -> float:
 def _potential(info: Mapping[str, Any]) -> float:
     """The documented `info["potential"]`: how much the state promises; 0 where there is none."""
     return _number(info.get("potential", 0.0), "an info['potential']")
+
+
+def _reference(info: Mapping[str, Any]) -> str:
+    """The documented `info["reference"]`: a good answer, for judges; empty where there is none."""
+    found = info.get("reference", "")
+    return plain_text(found, "an info['reference']") if found else ""
 
 
 def _metrics(info: Mapping[str, Any]) -> dict[str, float]:

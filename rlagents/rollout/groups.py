@@ -126,4 +126,6 @@ class RolloutState:
 
 
 def _slot(plain: Mapping[str, Any]) -> Slot:
-    return Slot(**{**plain, "replay": tuple(EpisodeKey(**key) for key in plain["replay"])})
+    replay = tuple(EpisodeKey(**key) for key in plain["replay"])
+    opponents = tuple(plain.get("opponents", ()))
+    return Slot(**{**plain, "replay": replay, "opponents": opponents})

@@ -44,7 +44,7 @@ from rlagents.scoring.queue import ScoringQueue
 from rlagents.scoring.scorer import JUDGE_ERROR
 from rlagents.stages import Stage
 from rlagents.telemetry.spans import Spans
-from rlagents.types import EpisodeKey, ErrorRecord, ScoredGroup, Trajectory, Turn, TurnKind
+from rlagents.types import EpisodeKey, ScoredGroup, Trajectory, Turn, TurnKind
 
 QUICK_POLL_S = 0.05
 """While something else than an episode's end may happen: a score, the end of a budget."""
@@ -112,8 +112,13 @@ class RolloutStream:
         watch: Watch,
         spans: Spans,
         budget: Budget | None = None,
+        outage: int = 1,
     ) -> None:
-        """`limits` are the run's own; a stage replaces those that it has."""
+        """`limits` are the run's own; a stage replaces those that it has.
+
+        `outage`: iterations in a row in which scoring fails for every group, after which a run
+        stops; 0 never does.
+        """
         self._pool = pool
         self._tasks = tasks
         self._queue = queue
@@ -126,6 +131,9 @@ class RolloutStream:
         self._watch = watch
         self._spans = spans
         self._budget = budget
+        self._outage = outage
+        self._unscored = 0
+        """Iterations in a row, up to now, in which scoring failed for every group."""
         self._open: dict[Place, OpenGroup] = {}
         self._block = self._number = self._snapshots = 0
         self._plan: Plan | None = None
@@ -286,7 +294,7 @@ class RolloutStream:
             paused=self.playing if partial else None,
         )
         _stop_if_all_failed(collected.trajectories, iteration)
-        _stop_if_unscored(collected.groups, iteration, self._queue.last_error)
+        self._stop_if_unscored(collected.groups, iteration)
         return collected
 
     def _resume(self) -> None:
@@ -334,7 +342,10 @@ class RolloutStream:
         return plan
 
     def _opened(self, dealt: Dealt) -> OpenGroup:
-        task = self._tasks.train(*dealt.place, dealt.slot.index, dealt.stage.env_kwargs)
+        slot = dealt.slot
+        task = self._tasks.train(
+            *dealt.place, slot.index, dealt.stage.env_kwargs, slot.seat, slot.opponents
+        )
         group = self._open[dealt.place] = OpenGroup(dealt=dealt, task=task)
         self._ledger.started += dealt.slot.attempts
         return group
@@ -408,15 +419,18 @@ class RolloutStream:
         # Another stage's task has another id: it may be an easier one.
         return tuple(t for t in recalled if t.task.task_id == group.task.task_id)
 
-
-def _stop_if_unscored(
-    groups: Sequence[ScoredGroup], iteration: int, last: ErrorRecord | None
-) -> None:
-    if last is not None and groups and all(JUDGE_ERROR in group.parts for group in groups):
-        raise JudgeError(
-            f"scoring failed for all {len(groups)} groups of iteration {iteration}; "
-            f"the last with: {last.message}"
-        )
+    def _stop_if_unscored(self, groups: Sequence[ScoredGroup], iteration: int) -> None:
+        last = self._queue.last_error
+        if last is None or not groups or not all(JUDGE_ERROR in group.parts for group in groups):
+            self._unscored = 0
+            return
+        self._unscored += 1
+        if self._unscored == self._outage:
+            before = f", as in the {self._outage - 1} before" if self._outage > 1 else ""
+            raise JudgeError(
+                f"scoring failed for all {len(groups)} groups of iteration {iteration}{before}; "
+                f"the last with: {last.message}"
+            )
 
 
 def _stop_if_all_failed(trajectories: list[Trajectory], iteration: int) -> None:

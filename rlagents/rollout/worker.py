@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from rlagents.rollout.episode import (
     Actor,
     Limits,
     Progress,
+    Seating,
     TextEnv,
     run_episode,
 )
@@ -46,6 +47,8 @@ class Job:
     """Of this episode; None is the run's own."""
     recorded: tuple[Turn, ...] = ()
     """Turns that were played before: the sampler answers with them first."""
+    player: str = ""
+    """Who plays, by a name as in `Task.opponents`; empty: the policy."""
 
     def paused(self) -> Trajectory:
         """What is recorded of it, as an unfinished trajectory."""
@@ -90,12 +93,26 @@ class RolloutWorker:
         make_env: Callable[[Task], TextEnv],
         make_actor: Callable[[Job, TextEnv], Actor],
         limits: Limits,
+        seat: Callable[[Job, TextEnv], Seating | None] = lambda job, env: None,
+        on_close: Callable[[], object] = lambda: None,
     ) -> None:
-        """`sampler` is None where only scripted policies play."""
+        """`sampler` is None where only scripted policies play.
+
+        Args:
+            sampler: of the policy.
+            make_env: from a task.
+            make_actor: who plays a job.
+            limits: of jobs that have none of their own. Where players of ours have other seats, a
+                call of the environment may take a turn of each longer.
+            seat: puts them there.
+            on_close: frees what they need.
+        """
         self._sampler = sampler
         self._make_env = make_env
         self._make_actor = make_actor
         self._limits = limits
+        self._seat = seat
+        self._on_close = on_close
         self._live: dict[EpisodeKey, Progress] = {}
         self._paused: Collection[EpisodeKey] = ()
         self._played = Played(0, 0)
@@ -110,6 +127,9 @@ class RolloutWorker:
         longer than the deadline of whatever that waits for. Stops when: either is over.
         """
         progress = Progress(key=job.key, task=job.task, recorded=job.recorded)
+        limits = job.limits or self._limits
+        patience = limits.sampler_timeout_s * len(job.task.opponents)
+        limits = replace(limits, env_timeout_s=limits.env_timeout_s + patience)
         with self._lock:
             self._live[job.key] = progress
             if job.key in self._paused:
@@ -132,8 +152,9 @@ class RolloutWorker:
                         progress,
                         self._make_env,
                         lambda env: self._make_actor(job, env),
-                        job.limits or self._limits,
+                        limits,
                         count,
+                        lambda env: self._seat(job, env),
                     )
                 )
             except BaseException as error:  # ours to report, whatever it is: a bug in the loop
@@ -144,7 +165,7 @@ class RolloutWorker:
         threading.Thread(target=play, name=f"episode {job.key}", daemon=True).start()
         try:
             while not done.wait(POLL_S):
-                overdue = self._overdue(progress, job.limits or self._limits)
+                overdue = self._overdue(progress, limits)
                 if overdue is not None:
                     self._release(job)
                     return overdue
@@ -209,6 +230,7 @@ class RolloutWorker:
         """Stop the sampler, at which paused episodes end too. May be called twice."""
         if self._sampler is not None:
             self._sampler.close()
+        self._on_close()
         self.resume()
 
     def _playing(self) -> list[Progress]:

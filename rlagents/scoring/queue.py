@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlagents.errors import JudgeError, RlagentsError, boundary
-from rlagents.scoring.scorer import JUDGE_ERROR, Scorer
+from rlagents.scoring.scorer import JUDGE_ERROR, Reporting, Scorer
 from rlagents.types import EpisodeKey, ErrorRecord, Group, ScoredGroup
 
 Outcome = tuple[ScoredGroup, ErrorRecord | None]
@@ -161,8 +161,9 @@ class ScoringQueue:
         it; `score/wait_s_mean`: seconds that a group waited for its turn; `score/failed`: groups
         that failed. With threads also `score/busy_frac`, the share of them that was with the
         scorer, and `score/abandoned`, how many are abandoned now. Inline there is no queue: its
-        depth and the waiting are 0.
+        depth and the waiting are 0. A scorer's own figures come on top.
         """
+        own = self._scorer.take_figures() if isinstance(self._scorer, Reporting) else {}
         with self._changed:
             now = time.monotonic()
             mean, greatest = self._depth.take(now)
@@ -174,10 +175,10 @@ class ScoringQueue:
                 figures["score/busy_frac"] = self._busy.take(now)[0] / self._concurrency
                 figures["score/abandoned"] = float(self._abandoned)
             self._waits, self._waited_s, self._failed = 0, 0.0, 0
-            return figures
+            return figures | own
 
     def close(self) -> None:
-        """Drop what waits, and end the threads. May be called twice.
+        """Drop what waits, and end the threads and the scorer. May be called twice.
 
         A thread that is in the scorer ends when that returns, and keeps no process alive.
         """
@@ -185,6 +186,8 @@ class ScoringQueue:
             self._closed = True
             self._waiting.clear()
             self._changed.notify_all()
+        if isinstance(self._scorer, Reporting):
+            self._scorer.close()
 
     def _drive(self) -> None:
         """Take groups to the scorer, one after the other.

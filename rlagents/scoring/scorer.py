@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,19 @@ class Scorer(Protocol):
     """
 
     def score(self, group: Group) -> ScoredGroup: ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """What a scorer has beside `score` that asks judges."""
+
+    def take_figures(self) -> dict[str, float]:
+        """Metrics since the last call."""
+        ...
+
+    def close(self) -> None:
+        """End what it has opened. May be called twice."""
+        ...
 
 
 class ReturnScorer:

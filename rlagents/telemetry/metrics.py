@@ -64,9 +64,15 @@ SOMETIMES: Mapping[str, str] = {
     "score/failed": "groups without scores because the scorer failed",
     "score/busy_frac": "share of the scoring threads that were with the scorer",
     "score/abandoned": "calls over their time that have not returned",
+    "score/comparisons_per_group": "matches of a tournament",
+    "score/length_correlation": "correlation of score and transcript length inside groups",
+    "judge/calls": "calls of judges",
+    "judge/missing_frac": "matches, or calls that rate one trajectory, without a verdict",
+    "judge/position_bias": "matches whose winner flips with the order in which two are shown",
+    "judge/position_shift": "marks that being shown first is worth",
 }
 """Tags of what not every iteration has: cuts, turns that do not reach the environment, a schedule,
-a scorer of one's own."""
+a scorer of one's own, a judge."""
 
 BY_DEPTH: Mapping[str, str] = {
     "depth_entropy": "mean entropy of a token, nats",

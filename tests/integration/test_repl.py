@@ -26,7 +26,7 @@ eval: {episodes: 4}
     [
         ("env.kwargs.sandbox.wall_s=20", "1.000"),
         # Too little for reading 20,000 lines: the expert gets no number to answer with.
-        ("env.kwargs.sandbox.wall_s=0.0005", "0.000"),
+        ("env.kwargs.sandbox.wall_s=0.003", "0.000"),
     ],
 )
 def test_limits_of_a_config_show_in_the_score(
@@ -36,8 +36,7 @@ def test_limits_of_a_config_show_in_the_score(
     config.write_text(YAML)
     assert main(["eval", str(config), "policy.from=expert", override]) == 0
     out = capsys.readouterr().out
-    # A busy machine may look at its clock late, and let one of the four pass: not all of them.
-    assert ("1.000 to 1.000" in out) == (score == "1.000"), out
+    assert f"{score} to {score}" in out, out
 
 
 def test_training_runs_code_in_the_sandbox_and_fails_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,195 @@
+"""Strengths out of matches: least squares on margins, Bradley-Terry on wins, and the Elo scale. Pure.
+
+Letters: N members, M matches. A match is (first, second, what came of it for the first).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlagents.errors import ConfigError
+from rlagents.types import FloatArray, IntArray
+
+Floats = NDArray[np.float64]
+ELO_CENTRE, ELO_PER_NAT = 1500.0, 400 / math.log(10)
+LEAST_PRIOR = 1e-6
+"""Of Bradley-Terry: with none at all, someone who won every match has no finite strength."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rating:
+    """A member's strength with its 95% interval."""
+
+    elo: float
+    low: float
+    high: float
+    matches: int
+    """That had a verdict."""
+
+
+def design(pairs: IntArray, size: int) -> Floats:
+    """[M, N] 1 at the first of each pair, -1 at the second.
+
+    Raises:
+        ValueError: for pairs that are not [M, 2], name nobody, or one member twice.
+    """
+    pairs = np.asarray(pairs, np.int64).reshape(-1, 2) if len(pairs) == 0 else np.asarray(pairs)
+    if pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise ValueError(f"pairs: expected shape [M, 2], got {pairs.shape}")
+    if pairs.size and not (pairs.min() >= 0 and pairs.max() < size):
+        raise ValueError(f"pairs: expected members from 0 to {size - 1}, got {pairs.tolist()}")
+    if (pairs[:, 0] == pairs[:, 1]).any():
+        raise ValueError(f"pairs: expected two different members each, got {pairs.tolist()}")
+    rows = np.arange(len(pairs))
+    found = np.zeros((len(pairs), size))
+    found[rows, pairs[:, 0]] = 1
+    found[rows, pairs[:, 1]] = -1
+    return found
+
+
+def fit_margins(
+    pairs: IntArray, margins: FloatArray, size: int, *, prior: float
+) -> tuple[FloatArray, FloatArray]:
+    """Strengths by least squares: margin = s_first - s_second + noise, s ~ N(0, noise / prior).
+
+        s = A^-1 X^T m,   A = X^T X + prior I,   covariance A^-1 in units of the noise's variance
+
+    Ridge regression, the posterior of the Gaussian model (Thurstone's with seen differences). Since
+    margins are differences, strengths sum to 0. Members that no match connects stand at their
+    prior: 0 with variance 1 / prior. With prior 0 each connected part is centred by itself, and
+    the covariance is the pseudo-inverse. NaN margins are no matches.
+
+    Args:
+        pairs: [M, 2] members.
+        margins: [M] by how much the first was better.
+        prior: weight of the prior, in matches against an average member; 0 or more.
+
+    Returns:
+        strengths [N] in the units of the margins, covariance [N, N].
+
+    Raises:
+        ValueError: for shapes or members that don't fit, or a negative prior.
+    """
+    values = _verdicts(pairs, margins, size, prior)
+    known = ~np.isnan(values)
+    x = design(pairs, size)[known]
+    precision = x.T @ x + prior * np.eye(size)
+    covariance = np.linalg.inv(precision) if prior > 0 else np.linalg.pinv(precision)
+    return covariance @ (x.T @ values[known]), covariance
+
+
+def bradley_terry(pairs: IntArray, wins: FloatArray, size: int, *, prior: float) -> FloatArray:
+    """Strengths by maximum likelihood: P(first wins) = 1 / (1 + exp(s_second - s_first)).
+
+    Bradley and Terry 1952, fitted by I-LSR (Maystre and Grossglauser 2015, `choix`). A draw is half
+    a win each way. The prior is `prior` drawn matches of everyone against one more player, who
+    stands at 0: with it the graph is connected and the maximum finite, whoever won everything or
+    met nobody (who stands at 0). `choix` has a penalty of its own, but that one is in no unit
+    of matches, and its other fits count whole wins only. Priors below 1e-6 count as that: connected
+    members get their maximum likelihood to five digits, and an unbeaten one a large finite lead.
+
+    Args:
+        pairs: [M, 2] members.
+        wins: [M] from 0 to 1, of the first; a draw is 0.5; NaN is no match.
+        prior: weight of the prior in matches against an average member; 0 or more.
+
+    Returns:
+        strengths [N], natural logs, the average player at 0.
+
+    Raises:
+        ValueError: for shapes, members or wins that don't fit, or a negative prior.
+        ConfigError: where `choix` is not installed.
+    """
+    values = _verdicts(pairs, wins, size, prior)
+    known = ~np.isnan(values)
+    if ((values[known] < 0) | (values[known] > 1)).any():
+        raise ValueError(f"wins: expected numbers from 0 to 1, got {values.tolist()}")
+    design(pairs, size)
+    if not known.any():
+        return np.zeros(size)
+    met = np.asarray(pairs)[known]
+    won_NN = np.zeros((size + 1, size + 1))
+    np.add.at(won_NN, (met[:, 0], met[:, 1]), values[known])
+    np.add.at(won_NN, (met[:, 1], met[:, 0]), 1 - values[known])
+    half = max(prior, LEAST_PRIOR) / 2
+    won_NN[:size, size] = won_NN[size, :size] = half
+    strengths = _fitter()(won_NN, max_iter=10_000)
+    return strengths[:size] - strengths[size]
+
+
+def _fitter():
+    try:
+        from choix import ilsr_pairwise_dense
+    except ImportError:
+        raise ConfigError(
+            "Bradley-Terry ratings need choix: pip install 'rlagents[arena]'"
+        ) from None
+    return ilsr_pairwise_dense
+
+
+def _verdicts(pairs: IntArray, values: FloatArray, size: int, prior: float) -> Floats:
+    """[M] what came of the matches, after checks; NaN is no verdict."""
+    if size < 1:
+        raise ValueError(f"size: expected 1 member or more, got {size}")
+    if not prior >= 0:
+        raise ValueError(f"prior: expected 0 or more, got {prior}")
+    found = np.asarray(values, np.float64)
+    if found.shape != (len(pairs),):
+        raise ValueError(f"expected a value for each of {len(pairs)} pairs, got {found.shape}")
+    if np.isinf(found).any():
+        raise ValueError("expected finite values or NaN, got an infinite one")
+    return found
+
+
+def elo(log_strengths: FloatArray) -> FloatArray:
+    """[N] 1500 + 400 log10(e) (s - mean s): ten to one is 400 points."""
+    strengths = np.asarray(log_strengths, np.float64)
+    return ELO_CENTRE + ELO_PER_NAT * (strengths - strengths.mean())
+
+
+def rate(
+    results: Sequence[tuple[int, int, float]],
+    size: int,
+    *,
+    rng: np.random.Generator,
+    resamples: int = 200,
+    prior: float = 1.0,
+) -> list[Rating]:
+    """Bradley-Terry ratings on the Elo scale, with percentile intervals of a bootstrap over matches.
+
+    Ratings are relative: the mean is 1500. The interval is that of the fit with the prior, which
+    pulls to 1500; someone with few matches, or with one outcome only, has an interval that is too
+    short. Without matches everyone stands at 1500, with no width: look at `matches`.
+
+    Args:
+        results: (first, second, 1 for a win of the first, 0.5 a draw, 0 a loss; NaN no verdict).
+        resamples: of the bootstrap; 0 for none: low = elo = high.
+
+    Raises:
+        ValueError: as `bradley_terry`.
+        ConfigError: likewise.
+    """
+    known = [one for one in results if not math.isnan(one[2])]
+    pairs = np.array([one[:2] for one in known], np.int32).reshape(-1, 2)
+    wins = np.array([one[2] for one in known], np.float64)
+    point = elo(bradley_terry(pairs, wins, size, prior=prior))
+    draws = [point]
+    for _ in range(resamples if known else 0):
+        chosen = rng.integers(len(known), size=len(known))
+        draws.append(elo(bradley_terry(pairs[chosen], wins[chosen], size, prior=prior)))
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    counts = np.bincount(pairs.ravel(), minlength=size)
+    return [
+        Rating(
+            elo=float(point[i]),
+            low=float(min(low[i], point[i])),
+            high=float(max(high[i], point[i])),
+            matches=int(counts[i]),
+        )
+        for i in range(size)
+    ]

@@ -1,0 +1,66 @@
+"""From the standing of a tournament to the scores that advantages are made of. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+
+from rlagents.algos.ratings import bradley_terry, fit_margins
+from rlagents.algos.tournaments import Standing, decided, points, quantiles, win_shares
+from rlagents.types import FloatArray
+
+Reward = Literal["standing", "rank", "win_rate", "bradley_terry", "margin"]
+DECIMALS = 6
+"""Fits are rounded to: members with the same results are equal, not only nearly, or dividing by the
+group's deviation would blow rounding up to a signal."""
+
+
+def rewards_of(standing: Standing, kind: Reward, *, prior: float = 1.0) -> FloatArray:
+    """[N] a score for each member, the more the better; NaN for one without a verdict.
+
+    - `standing`: the scores of the topology, whatever they are there.
+    - `rank`: 1 - (rank - 1)/(n - 1) over the n members with a rank: 1 the best, 0 the last; equal ranks
+      share the mean of theirs (ArenaRL, arXiv 2601.06487, gives them the better one and 0 to a
+      group of ties). Without ties every group gets the same n numbers, easy or hard.
+    - `win_rate`: wins and half the ties over the verdicts. Fair where all meet equally strong ones.
+    - `bradley_terry`: log-strengths that make the wins most likely (`ratings.bradley_terry`).
+    - `margin`: least squares on the margins, in marks (`ratings.fit_margins`): a group whose members
+      are all alike has small scores, and `advantage.scale` decides what that means.
+
+    All members equal in every match: all scores equal, exactly. A group of one has 0.
+
+    Args:
+        prior: of the two fits, in matches against an average member; above 0.
+
+    Raises:
+        ValueError: for another kind.
+    """
+    size = len(standing.scores)
+    if kind not in get_args(Reward):
+        raise ValueError(f"rewards: expected one of {', '.join(get_args(Reward))}, got {kind!r}")
+    if size == 1:
+        return np.zeros(1, np.float32)
+    if kind == "standing":
+        return standing.scores
+    if kind == "rank":
+        return quantiles(standing.ranks)
+    if kind == "win_rate":
+        return win_shares(standing.matches, size).astype(np.float32)
+    return np.where(np.isnan(standing.scores), np.nan, _fitted(standing, kind, prior)).astype(
+        np.float32
+    )
+
+
+def _fitted(standing: Standing, kind: Reward, prior: float) -> FloatArray:
+    """[N] strengths out of all matches with a verdict."""
+    size = len(standing.scores)
+    matches = decided(standing.matches)
+    pairs = np.array([(m.first, m.second) for m in matches], np.int32).reshape(-1, 2)
+    if kind == "margin":
+        margins = np.array([m.margin for m in matches], np.float32)
+        strengths, _ = fit_margins(pairs, margins, size, prior=prior)
+    else:
+        wins = np.array([points(m.margin) for m in matches], np.float32)
+        strengths = bradley_terry(pairs, wins, size, prior=prior)
+    return np.round(strengths, DECIMALS).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Environments with several seats: games, duels, negotiations."""
