@@ -224,13 +224,13 @@ class _Borrowed:
 
 def engine_of(config: RunConfig, network: Any, chat: Chat) -> LocalEngine:
     """An engine of a worker."""
-    rollout = config.rollout
+    rollout, seats = config.rollout, config.league.conversations
     return LocalEngine(
         network,
         chat,
         window=config.context.window,
-        cache_tokens=rollout.cache_tokens or rollout.whole_cache(config.context),
-        max_batch=rollout.concurrency,
+        cache_tokens=rollout.cache_tokens or rollout.whole_cache(config.context, seats),
+        max_batch=rollout.concurrency * seats,
         deterministic=rollout.deterministic,
     )
 

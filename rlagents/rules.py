@@ -129,8 +129,9 @@ def _check_sizes(config: RunConfig) -> None:
         f"0, or context.window ({window}) or more",
     )
     cache = rollout.cache_tokens
-    full = rollout.whole_cache(context)
+    full = rollout.whole_cache(context, config.league.conversations)
     levels = " x (1 + context.recursive.depth)" if context.strategy == "recursive" else ""
+    levels += " x league.seats" if config.league.conversations > 1 else ""
     require(
         cache == 0 or cache >= window,
         "rollout.cache_tokens",

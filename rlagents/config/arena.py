@@ -149,3 +149,8 @@ class LeagueSection:
     def plays(self) -> bool:
         """Whether others than the environment's own players have seats in training."""
         return bool(self.opponents)
+
+    @property
+    def conversations(self) -> int:
+        """Seats of a game that one engine may have to play."""
+        return self.seats if self.opponents or self.eval_opponents else 1

@@ -50,7 +50,8 @@ class RolloutSection:
     """One turn's sampling."""
     cache_tokens: int = 0
     """Tokens the engine keeps cached in each worker; 0 is concurrency x window, and as much again
-    for each level of `context.recursive.depth` with `context.strategy: recursive`."""
+    for each level of `context.recursive.depth` with `context.strategy: recursive`, and for each
+    further seat with `league.opponents`."""
     deterministic: bool = False
     """Repeat bit for bit: batch shape, padding and prefill depend on the conversation alone. With a
     budget that holds of turns that the same weights sample: the clock decides which those are."""
@@ -93,10 +94,13 @@ class RolloutSection:
         """Whether an iteration has a budget, at whose end trajectories pause."""
         return bool(self.budget_turns or self.budget_tokens or self.budget_seconds)
 
-    def whole_cache(self, context: ContextSection) -> int:
-        """Tokens of all contexts that a worker's episodes have open at once, at most."""
+    def whole_cache(self, context: ContextSection, seats: int = 1) -> int:
+        """Tokens of all contexts that a worker's episodes have open at once, at most.
+
+        `seats` of each are played by one engine.
+        """
         levels = 1 + context.recursive.depth if context.strategy == "recursive" else 1
-        return self.concurrency * context.window * levels
+        return self.concurrency * context.window * levels * seats
 
 
 @dataclass(frozen=True, kw_only=True)
