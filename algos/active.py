@@ -1,9 +1,9 @@
 """Tournaments that spend 2N-2 matches where the order is open, and score by a posterior. Pure.
 
-A round is planned as a whole, so all its judge calls run at once. Courses as in `tournaments`, with one
-addition: they may be sent [M, 2], margin and total of every match, instead of margins [M]. The
-total is the sum of both members' marks, each the mean over the calls (NaN where the judge gives
-none). Its worth is estimated beside everything else (`posterior`).
+A round is planned as a whole, so all its judge calls run at once. Courses as in `tournaments`, with
+one addition: they may be sent [M, 2], margin and total of every match, instead of margins [M]. The
+total is the sum of both members' marks, each the mean over the calls (NaN where there is none);
+what it is worth is estimated (`posterior`).
 
 Letters: N members, M matches of a round.
 """
@@ -30,9 +30,9 @@ Floats = NDArray[np.float64]
 def seeded_margins(size: int, rng: np.random.Generator, *, prior: float = 1.0) -> Course:
     """2N-2 matches in one round, on a graph that is as even as can be; scores by a posterior.
 
-    As many matches as ArenaRL's seeded elimination (arXiv 2601.06487), every one of which
-    counts for everybody it connects, not for a place in the bracket. For the graph see `active`, which this
-    is with one round. The score is the posterior mean of a member's strength, in marks.
+    As many as ArenaRL's seeded elimination has (arXiv 2601.06487), but each counts for everybody it
+    connects, not for a place in the bracket. The graph is that of `active`, which this is with one
+    round. The score is the posterior mean of a member's strength, in marks above the average.
     """
     return _course(size, rng, [2 * size - 2], prior)
 
@@ -47,13 +47,15 @@ def active(size: int, rng: np.random.Generator, *, matches: int = 0, prior: floa
         gain(a, b) = sum_ij w_ij cov(d_ij, d_ab)^2 / (var d_ab + 1),
         w_ij = e^(-z_ij^2) / var d_ij,      d = q_i - q_j,  z = E d / sd d,
 
-    the variance of a margin being 1. That is a linear Bayesian design (Chaloner and Verdinelli 1995,
-    Bayesian experimental design, their psi of L-optimality) with weights for the order, as active
-    ranking has them (Glickman and Jensen 2005; Heckel et al., arXiv 1606.08842): a difference that
-    is settled is worth no match. A match changes covariances, whatever comes of it, so a
-    round is planned without its verdicts: only the means are those of the last one.
+    the variance of a margin being 1 (a total, where there are any, is counted in after it). That is
+    a greedy linear Bayesian design (Chaloner and Verdinelli 1995, Bayesian experimental design: a
+    review), with weights for the order, as active ranking has them (Glickman and Jensen 2005,
+    adaptive paired comparison design; Heckel et al., arXiv 1606.08842): a difference that is
+    settled is worth no match. What a match does to covariances does not depend on what comes of it,
+    so a round is planned without its verdicts; only the means wait for them.
 
-    No pair meets again before all have met. Who has no verdict has no score.
+    No pair meets again before all have met. Who has no verdict has no score. Margins count as they
+    are: a judge that says only who won, however exactly, is fitted no better than its ties allow.
 
     Args:
         matches: in all; 0 is 2N-2. With fewer than N-1 not everybody is connected: whoever is not
@@ -79,7 +81,7 @@ def _course(size: int, rng: np.random.Generator, counts: list[int], prior: float
     counts = [count for count in counts if count] if size > 1 else []
     pairs, margins, totals = np.zeros((0, 2), np.int32), np.zeros(0), np.zeros(0)
     matches: list[Match] = []
-    met_NN = np.zeros((size, size), np.int64)
+    met_NN = np.zeros((size, size), np.int32)
     known = posterior(pairs, margins, totals, size, prior=prior)
     for number, count in enumerate(counts):
         cycle = _cycle(size, rng)[:count] if number == 0 else []

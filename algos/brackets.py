@@ -1,9 +1,9 @@
 """Elimination brackets. Pure; rounds, matches and standings as in `tournaments`.
 
-Who goes on: the winner. Without one (a tie, or no verdict) the better *worth* goes on, which is the
-margin of the seeding phase or, where there is none, the mean margin so far; where that is equal too, the
-lot. Whom only the lot put out shares the place of the one who went on: a group where everything
-is a tie has one place.
+Who goes on: the winner. Without one (a tie, or no verdict) the greater *worth*, which is the margin
+of the seeding phase or, where there is none, the mean margin so far; where that is equal too, the
+lot. Whom only the lot put out shares the place of the one who went on, so that a group where
+everything is a tie has one place.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from rlagents.algos.tournaments import (
 def seeded_single_elimination(size: int, rng: np.random.Generator) -> Course:
     """An anchor phase seeds a knock-out bracket: (N-1) + (N-1) matches. ArenaRL, arXiv 2601.06487.
 
-    The margin against an anchor, which is drawn, is a member's seed (unknown: the mean of those that
-    are known). The top seeds have the byes and meet as late as they can. Order: the round of the
-    exit, inside one the mean of all one's margins. Score: the quantile of the rank.
+    The margin against an anchor, which is drawn, is a member's seed (unknown: the mean of the known
+    ones). The top seeds have the byes and meet as late as they can. Order: the round of the exit,
+    inside one the mean of all one's margins. Score: the quantile of the rank.
 
     Deviations from the released code: margins, not marks out of different calls, seed and rank; the
     byes stay in the bracket; an undecided match goes to the better seed, not to the slot.
@@ -54,14 +54,14 @@ def seeded_single_elimination(size: int, rng: np.random.Generator) -> Course:
 def double_elimination(size: int, rng: np.random.Generator) -> Course:
     """Out after two defeats, in random pairs: 2N-2 matches.
 
-    All but the champion of the winners' bracket lose there once (N-1 matches), all of those but one lose
-    again in the losers' bracket (N-2), and that one meets the undefeated one once, in the grand final:
-    whoever wins it is the champion.
+    All but one lose once in the winners' bracket (N-1 matches), all of those but one again in the
+    losers' bracket (N-2), and that one meets the undefeated one once, in the grand final: whoever
+    wins it is the champion.
 
-    The winners' bracket is drawn by lot, its byes too. Each round also pairs, by lot, all who have one
-    defeat by then; one left over is of those who have rested least. An undecided final leaves the
-    undefeated one first. Order: the round of the exit, inside one the mean margin. Score: the quantile
-    of the rank.
+    The winners' bracket is drawn by lot, its byes too. Each round also pairs, by lot, all who have
+    one defeat by then; one left over is of those who have rested least. An undecided final leaves
+    the undefeated one first. Order: the round of the exit, inside one the mean margin. Score: the
+    quantile of the rank.
     """
     check_size(size)
     matches: list[Match] = []
@@ -92,7 +92,7 @@ def double_elimination(size: int, rng: np.random.Generator) -> Course:
 def bracket_order(slots: int) -> list[int]:
     """Seeds from 0 in the order of a bracket of `slots`, a power of two; neighbours meet first.
 
-    Eight: 0 7 3 4 1 6 2 5, so that the best k seeds can't meet before only k are left (k a power of 2).
+    Eight: 0 7 3 4 1 6 2 5. The best 2, 4, 8 .. seeds can't meet before so many are left.
     """
     order = [0]
     while len(order) < slots:
@@ -112,7 +112,7 @@ class _Exits:
     """Member -> who went on in its stead by lot."""
 
     def loser(self, match: Match, holder: int | None = None) -> int:
-        """Who does not go on: in doubt not the holder, the greater worth, or the first (the lot)."""
+        """Who does not go on; in doubt the holder does, the greater worth, the first (by lot)."""
         first, second = match.first, match.second
         if match.margin > 0:
             return second
@@ -135,7 +135,7 @@ class _Exits:
     def standing(self, matches: Sequence[Match]) -> Standing:
         """By the round of the exit, the later the better; in one round by the mean margin."""
         size = len(self.worths)
-        inside = _filled(mean_margins(matches, size))
+        inside = mean_margins(matches, size)
         keys: list[tuple[float, float]] = []
         for member in range(size):
             holder = member

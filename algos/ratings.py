@@ -1,4 +1,4 @@
-"""Strengths out of matches: least squares on margins, Bradley-Terry on wins, and the Elo scale. Pure.
+"""Strengths out of matches: least squares on margins, Bradley-Terry on wins, the Elo scale. Pure.
 
 Letters: N members, M matches. A match is (first, second, what came of it for the first).
 """
@@ -6,16 +6,17 @@ Letters: N members, M matches. A match is (first, second, what came of it for th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlagents.errors import ConfigError
-from rlagents.types import FloatArray, IntArray
+from rlagents.types import IntArray
 
 Floats = NDArray[np.float64]
+Values = NDArray[np.floating]
 ELO_CENTRE, ELO_PER_NAT = 1500.0, 400 / math.log(10)
 LEAST_PRIOR = 1e-6
 """Of Bradley-Terry: with none at all, someone who won every match has no finite strength."""
@@ -38,7 +39,6 @@ def design(pairs: IntArray, size: int) -> Floats:
     Raises:
         ValueError: for pairs that are not [M, 2], name nobody, or one member twice.
     """
-    pairs = np.asarray(pairs, np.int64).reshape(-1, 2) if len(pairs) == 0 else np.asarray(pairs)
     if pairs.ndim != 2 or pairs.shape[1] != 2:
         raise ValueError(f"pairs: expected shape [M, 2], got {pairs.shape}")
     if pairs.size and not (pairs.min() >= 0 and pairs.max() < size):
@@ -53,8 +53,8 @@ def design(pairs: IntArray, size: int) -> Floats:
 
 
 def fit_margins(
-    pairs: IntArray, margins: FloatArray, size: int, *, prior: float
-) -> tuple[FloatArray, FloatArray]:
+    pairs: IntArray, margins: Values, size: int, *, prior: float
+) -> tuple[Floats, Floats]:
     """Strengths by least squares: margin = s_first - s_second + noise, s ~ N(0, noise / prior).
 
         s = A^-1 X^T m,   A = X^T X + prior I,   covariance A^-1 in units of the noise's variance
@@ -79,11 +79,12 @@ def fit_margins(
     known = ~np.isnan(values)
     x = design(pairs, size)[known]
     precision = x.T @ x + prior * np.eye(size)
-    covariance = np.linalg.inv(precision) if prior > 0 else np.linalg.pinv(precision)
+    invert = np.linalg.inv if prior > 0 else np.linalg.pinv
+    covariance = np.asarray(invert(precision), np.float64)
     return covariance @ (x.T @ values[known]), covariance
 
 
-def bradley_terry(pairs: IntArray, wins: FloatArray, size: int, *, prior: float) -> FloatArray:
+def bradley_terry(pairs: IntArray, wins: Values, size: int, *, prior: float) -> Floats:
     """Strengths by maximum likelihood: P(first wins) = 1 / (1 + exp(s_second - s_first)).
 
     Bradley and Terry 1952, fitted by I-LSR (Maystre and Grossglauser 2015, `choix`). A draw is half
@@ -112,7 +113,7 @@ def bradley_terry(pairs: IntArray, wins: FloatArray, size: int, *, prior: float)
     design(pairs, size)
     if not known.any():
         return np.zeros(size)
-    met = np.asarray(pairs)[known]
+    met = pairs[known]
     won_NN = np.zeros((size + 1, size + 1))
     np.add.at(won_NN, (met[:, 0], met[:, 1]), values[known])
     np.add.at(won_NN, (met[:, 1], met[:, 0]), 1 - values[known])
@@ -122,7 +123,7 @@ def bradley_terry(pairs: IntArray, wins: FloatArray, size: int, *, prior: float)
     return strengths[:size] - strengths[size]
 
 
-def _fitter():
+def _fitter() -> Callable[..., Floats]:
     try:
         from choix import ilsr_pairwise_dense
     except ImportError:
@@ -132,7 +133,7 @@ def _fitter():
     return ilsr_pairwise_dense
 
 
-def _verdicts(pairs: IntArray, values: FloatArray, size: int, prior: float) -> Floats:
+def _verdicts(pairs: IntArray, values: Values, size: int, prior: float) -> Floats:
     """[M] what came of the matches, after checks; NaN is no verdict."""
     if size < 1:
         raise ValueError(f"size: expected 1 member or more, got {size}")
@@ -146,7 +147,7 @@ def _verdicts(pairs: IntArray, values: FloatArray, size: int, prior: float) -> F
     return found
 
 
-def elo(log_strengths: FloatArray) -> FloatArray:
+def elo(log_strengths: Values) -> Floats:
     """[N] 1500 + 400 log10(e) (s - mean s): ten to one is 400 points."""
     strengths = np.asarray(log_strengths, np.float64)
     return ELO_CENTRE + ELO_PER_NAT * (strengths - strengths.mean())
@@ -160,7 +161,7 @@ def rate(
     resamples: int = 200,
     prior: float = 1.0,
 ) -> list[Rating]:
-    """Bradley-Terry ratings on the Elo scale, with percentile intervals of a bootstrap over matches.
+    """Bradley-Terry ratings on the Elo scale; intervals by a bootstrap over matches.
 
     Ratings are relative: the mean is 1500. The interval is that of the fit with the prior, which
     pulls to 1500; someone with few matches, or with one outcome only, has an interval that is too

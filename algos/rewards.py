@@ -20,13 +20,13 @@ def rewards_of(standing: Standing, kind: Reward, *, prior: float = 1.0) -> Float
     """[N] a score for each member, the more the better; NaN for one without a verdict.
 
     - `standing`: the scores of the topology, whatever they are there.
-    - `rank`: 1 - (rank - 1)/(n - 1) over the n members with a rank: 1 the best, 0 the last; equal ranks
-      share the mean of theirs (ArenaRL, arXiv 2601.06487, gives them the better one and 0 to a
-      group of ties). Without ties every group gets the same n numbers, easy or hard.
+    - `rank`: 1 - (rank - 1)/(n - 1) over the n members with a rank: 1 the best, 0 the last; equal
+      ones share their mean (ArenaRL, arXiv 2601.06487, gives them the better one, and 0 to a group
+      of ties). Without ties every group gets the same n numbers, easy or hard.
     - `win_rate`: wins and half the ties over the verdicts. Fair where all meet equally strong ones.
     - `bradley_terry`: log-strengths that make the wins most likely (`ratings.bradley_terry`).
-    - `margin`: least squares on the margins, in marks (`ratings.fit_margins`): a group whose members
-      are all alike has small scores, and `advantage.scale` decides what that means.
+    - `margin`: least squares on the margins, in marks (`ratings.fit_margins`): a group of members
+      much alike has small scores, and `advantage.scale` decides what that means.
 
     All members equal in every match: all scores equal, exactly. A group of one has 0.
 

@@ -22,21 +22,24 @@ from rlagents.algos.tournaments import (
 )
 
 SEARCH = 2_000
-"""Steps of the search for pairs without a rematch, after which it lets one be."""
+"""Steps of the search for pairs without a rematch, after which it lets one be. There are such pairs
+while each of n who play has n/2 or more of them left to meet (Dirac 1952): with the rounds of the
+default for N = 8 and above 9."""
 
 
 def swiss(size: int, rng: np.random.Generator, *, rounds: int = 0) -> Course:
     """floor(N/2) matches a round, between neighbours in points who have not met.
 
-    Order: points over verdicts (a win 1, a tie 1/2); then the performance, the mean of margin plus the
-    opponent's mean margin over one's matches: Buchholz's idea, in margins. (With
-    exact margins Kendall's tau at N = 16 is .89, with Buchholz points .86; with noise of a standard deviation
-    of 1 on each margin .68 and .63.) Score: the quantile of the rank.
+    Order: points over verdicts (a win 1, a tie 1/2); then the performance, which is the mean over
+    one's matches of margin plus the opponent's mean margin: Buchholz's idea, in margins. (Kendall's
+    tau at N = 16, quality of deviation 1: .89 with exact margins, .68 with noise of deviation 1 on
+    each; by Buchholz points .86 and .63.) Score: the quantile of the rank.
 
-    Pairs: by points, the lot among equals, each with the nearest not met; a rematch only where nothing
-    else is left. In an odd group the last one that has not rested rests. That is a point for the
-    pairing, and nothing for the standing. Undefeated members have not met, so they meet each other and after
-    ceil(log2 N) rounds of a judge who is never wrong one is left: the best.
+    Pairs: by points, the lot among equals, each with the nearest not met; a rematch only where the
+    search finds nothing else, and nobody rests once more before all have. In an odd group the last
+    of those rests: a point for the pairing, nothing for the standing. Undefeated members have not
+    met, so they meet each other, and after ceil(log2 N) rounds of a judge who is never wrong one
+    of them is left, the best.
 
     The released code of ArenaRL shuffles the members in place and then looks them up by number,
     so points go to others than who won them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from rlagents.algos import active
+from rlagents.algos.active import active, seeded_margins
 from rlagents.algos.brackets import double_elimination, seeded_single_elimination
 from rlagents.algos.swiss import swiss, swiss_rounds
 from rlagents.algos.tournaments import Topology, anchor, check_size, round_robin
@@ -27,8 +27,8 @@ def topology(name: str, *, matches: int = 0, rounds: int = 0, prior: float = 1.0
         "seeded_single_elimination": seeded_single_elimination,
         "double_elimination": double_elimination,
         "swiss": partial(swiss, rounds=rounds),
-        "seeded_margins": lambda size, rng: active.seeded_margins(size, rng, prior=prior),
-        "active": partial(active.active, matches=matches, prior=prior),
+        "seeded_margins": partial(seeded_margins, prior=prior),
+        "active": partial(active, matches=matches, prior=prior),
     }
     if name not in known:
         raise ValueError(f"topology: expected one of {', '.join(known)}, got {name!r}")
@@ -38,8 +38,8 @@ def topology(name: str, *, matches: int = 0, rounds: int = 0, prior: float = 1.0
 def expected_comparisons(name: str, size: int, *, matches: int = 0, rounds: int = 0) -> int:
     """Matches that a topology asks for among `size` members, each of two calls of a judge.
 
-    A group of one has none. Else round robin N(N-1)/2; anchor N-1; swiss floor(N/2) x rounds; active as
-    many as wanted; the others 2N-2.
+    A group of one has none. Else round robin N(N-1)/2; anchor N-1; swiss floor(N/2) x rounds;
+    active as many as wanted; the others 2N-2.
 
     Raises:
         ValueError: for another name, or fewer than one member.

@@ -13,19 +13,17 @@ standing; so all judge calls of a round can run at once, whoever judges.
 
 `play` is that loop. Letters: N members, M matches of a round.
 
-Rules that hold in every topology: a group of one has no round, score 0 and rank 1; none has
-no tournament (ValueError). A margin that is not finite is a missing verdict: it enters no score.
-A member without any verdict has no score and no rank (NaN). Where everything is a tie all scores are
-equal, exactly. Random choices come from the generator alone, and none of them looks at the
-number of a member.
+Rules of every topology: a group of one has no round, score 0 and rank 1, and a group of none is a
+ValueError. A margin that is not finite is no verdict and enters no score. A member without any
+verdict has no score and no rank (NaN). Where everything is a tie all scores are equal, exactly.
+Random choices come from the generator alone; who is which number decides nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,18 +214,27 @@ def quantiles(ranks: FloatArray) -> FloatArray:
 
 def standing_of(scores: NDArray[np.floating], matches: Sequence[Match]) -> Standing:
     """The standing by scores [N], which are kept for members with a verdict only."""
-    size = len(scores)
-    kept = np.full(size, np.nan, np.float32)
-    seen = {member for match in decided(matches) for member in (match.first, match.second)}
-    for member in seen:
-        kept[member] = scores[member]
-    if size == 1:
+    kept = np.full(len(scores), np.nan, np.float32)
+    seen = _seen(matches)
+    kept[seen] = scores[seen]
+    if len(scores) == 1:
         kept[0] = 0
     return Standing(scores=kept, ranks=ranks_of(kept), matches=tuple(matches))
 
 
-def standing_by_keys(keys: Sequence[tuple[Any, ...]], matches: Sequence[Match]) -> Standing:
-    """The standing by keys, the greater the better, as far as they differ; scores are `quantiles`."""
-    places = {key: place for place, key in enumerate(sorted(set(keys)))}
-    order = standing_of(np.array([places[key] for key in keys], np.float64), matches)
-    return Standing(scores=quantiles(order.ranks), ranks=order.ranks, matches=order.matches)
+def standing_by_keys(keys: Sequence[tuple[float, ...]], matches: Sequence[Match]) -> Standing:
+    """The standing by keys [N], the greater the better; scores are `quantiles` of the ranks.
+
+    The keys of members without a verdict are not looked at.
+    """
+    seen = _seen(matches)
+    order = {key: place for place, key in enumerate(sorted({keys[member] for member in seen}))}
+    places = np.zeros(len(keys))
+    places[seen] = [order[keys[member]] for member in seen]
+    standing = standing_of(places, matches)
+    return replace(standing, scores=quantiles(standing.ranks))
+
+
+def _seen(matches: Iterable[Match]) -> list[int]:
+    """The members with a verdict."""
+    return sorted({member for match in decided(matches) for member in (match.first, match.second)})

@@ -38,6 +38,7 @@ BENCHES = {
     "rollout": "rlagents.bench.rollout",
     "sandbox": "rlagents.bench.sandbox",
     "sandbox-soak": "rlagents.bench.soak_sandbox",
+    "tournaments": "rlagents.bench.tournaments",
 }
 """Name of a benchmark -> module with `run() -> Result`."""
 

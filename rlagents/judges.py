@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-from rlagents.config import JudgeSection, RunConfig, find_endpoint
+from rlagents.config import JudgeSection, RunConfig
 from rlagents.errors import ConfigError
 from rlagents.policy.asking import Backend
 from rlagents.scoring.calls import Calls

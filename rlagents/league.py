@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
 
 from rlagents.algos.matchmaking import chances, kept
+from rlagents.algos.ratings import Rating, rate
 from rlagents.algos.sampling import Plan
 from rlagents.config import LeagueSection, RunConfig, player_of
 from rlagents.types import Trajectory
 
 MARGIN = "env/margin"
 """Metric of an environment with several seats: how far ahead of the others the player is."""
+RESAMPLES = 200
+"""Of the games, for the intervals of ratings."""
 FORGET = 0.9
 """What an iteration leaves of the weight of earlier games: the policy has changed since."""
 
@@ -183,3 +186,30 @@ def win_rates(played: Iterable[Trajectory]) -> dict[str, float]:
             tag = name if kind in ("scripted", "endpoint") else kind
             points.setdefault(f"/{tag.replace(':', '_')}", []).append(value)
     return {f"league/win_rate{tag}": float(np.mean(values)) for tag, values in points.items()}
+
+
+def ratings(state: LeagueState, seed: int) -> dict[str, Rating]:
+    """Players in the order of their first rating game, and their ratings by all games so far.
+
+    Games are counted once each, whoever was rated; a draw is half a win for both.
+    """
+    names = tuple(dict.fromkeys(name for p in state.pairings for name in (p.second, p.first)))
+    index = {name: i for i, name in enumerate(names)}
+    results = [
+        (index[p.first], index[p.second], points)
+        for p in state.pairings
+        for points, count in ((1.0, p.wins), (0.5, p.draws), (0.0, p.losses))
+        for _ in range(count)
+    ]
+    rng = np.random.default_rng([seed, 7, len(results)])
+    found = rate(results, len(names), rng=rng, resamples=RESAMPLES)
+    return dict(zip(names, found, strict=True))
+
+
+def report(state: LeagueState, seed: int) -> dict[str, Any]:
+    """For `summary.json`: versions, games by pair, ratings."""
+    return {
+        "versions": [asdict(version) for version in state.versions],
+        "pairings": [asdict(pairing) for pairing in state.pairings],
+        "ratings": {name: asdict(rating) for name, rating in ratings(state, seed).items()},
+    }

@@ -17,6 +17,7 @@ from rlagents.figures import (
     survivals,
     words,
 )
+from rlagents.league import report as league_report
 from rlagents.league import win_rates
 from rlagents.parts import Parts, RunState
 from rlagents.rollout.collected import Collected
@@ -35,6 +36,9 @@ def write_summary(parts: Parts, state: RunState, running: int | None = None) -> 
         running: trajectories in flight; None are those of groups that are open.
     """
     parts.ledger.check(parts.stream.unsettled if running is None else running)
+    league = {}
+    if state.league.versions:
+        league["league"] = league_report(state.league, parts.config.run.seed)
     parts.folder.write_summary(
         {
             "ledger": parts.ledger.as_dict(),
@@ -46,6 +50,7 @@ def write_summary(parts: Parts, state: RunState, running: int | None = None) -> 
             "env_turns": state.env_turns,
             "tokens_sampled": state.tokens_sampled,
             "tokens_trained": state.tokens_trained,
+            **league,
         }
     )
 

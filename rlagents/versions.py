@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from rlagents import matches
-from rlagents.algos.ratings import Rating, rate
+from rlagents.algos.ratings import Rating
 from rlagents.config import RunConfig
 from rlagents.errors import ConfigError
-from rlagents.league import LeagueState, Pairing, Version
+from rlagents.league import LeagueState, Version, ratings
 from rlagents.parts import Parts, RunState
 from rlagents.reporting import ended
 from rlagents.telemetry.league import elo_figure, win_matrix_figure
 
 LEAGUE = "league"
 """Stream of rating games."""
-RESAMPLES = 200
 
 
 def due(config: RunConfig, state: RunState) -> bool:
@@ -73,27 +72,9 @@ def _rating_games(parts: Parts, version: Version, others: Sequence[str]) -> list
         )
 
 
-def ratings(state: LeagueState, seed: int) -> tuple[tuple[str, ...], list[Rating]]:
-    """Players in the order of their first game, and their ratings by all games so far."""
-    names = tuple(dict.fromkeys(name for p in state.pairings for name in (p.second, p.first)))
-    index = {name: i for i, name in enumerate(names)}
-    results = [
-        (index[p.first], index[p.second], points) for p in state.pairings for points in _each(p)
-    ]
-    rng = np.random.default_rng([seed, 7, len(results)])
-    return names, rate(results, len(names), rng=rng, resamples=RESAMPLES)
-
-
-def _each(pairing: Pairing) -> Iterable[float]:
-    yield from [1.0] * pairing.wins
-    yield from [0.5] * pairing.draws
-    yield from [0.0] * pairing.losses
-
-
 def _report(parts: Parts, state: LeagueState, version: Version, failed: int) -> None:
     """Ratings into metrics, TensorBoard and the terminal."""
-    names, found = ratings(state, parts.config.run.seed)
-    by_name = dict(zip(names, found, strict=True))
+    by_name = ratings(state, parts.config.run.seed)
     mine = by_name[version.name]
     metrics = {
         "league/elo": mine.elo,
@@ -105,13 +86,14 @@ def _report(parts: Parts, state: LeagueState, version: Version, failed: int) -> 
     metrics |= {f"league/elo_of/{_tag(name)}": rating.elo for name, rating in by_name.items()}
     parts.sink.log(parts.learner.steps, metrics)
     if parts.config.telemetry.tensorboard:
-        _draw(parts, state, names, found)
+        _draw(parts, state, by_name)
     words = f"{version.name}: Elo {mine.elo:.0f} [{mine.low:.0f}, {mine.high:.0f}]"
     lost = f", {failed} games failed" if failed else ""
     parts.display.print(f"{words} over {mine.matches} games{lost}")
 
 
-def _draw(parts: Parts, state: LeagueState, names: Sequence[str], found: Sequence[Rating]) -> None:
+def _draw(parts: Parts, state: LeagueState, found: Mapping[str, Rating]) -> None:
+    names = list(found)
     points = np.full((len(names), len(names)), np.nan)
     index = {name: i for i, name in enumerate(names)}
     for p in state.pairings:
@@ -119,7 +101,7 @@ def _draw(parts: Parts, state: LeagueState, names: Sequence[str], found: Sequenc
         points[i, j], points[j, i] = p.points / p.games, 1 - p.points / p.games
     step = parts.learner.steps
     try:
-        parts.sink.image(step, "league/elo", elo_figure(names, found))
+        parts.sink.image(step, "league/elo", elo_figure(names, list(found.values())))
         parts.sink.image(step, "league/wins", win_matrix_figure(names, points))
     except ConfigError as error:  # without matplotlib
         parts.display.print(f"  no figures in TensorBoard: {error}")

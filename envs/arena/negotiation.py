@@ -254,7 +254,12 @@ class Negotiation(SeatEnv):
     """
 
     scripted = seated(NegotiationGame.scripted)
-    known_scores: ClassVar[Mapping[str, float]] = {}
+    known_scores: ClassVar[Mapping[str, float]] = {
+        "random": 0.445,
+        "greedy": 0.6136,
+        "fair": 0.5771,
+        "oracle": 0.8145,
+    }
 
     def __init__(
         self, messages: int = 10, rules: bool = False, seat: int = 0, opponent: str = "fair"

@@ -63,8 +63,8 @@ class SeatEnv(gymnasium.Env[str, str]):
     before this seat's first turn, `reset` shows the end, and the first step, whatever it says,
     pays it and terminates.
 
-    `info["metrics"]` are the game's for this seat, with `seat`, `turns` (its own) and `margin`, what
-    it was paid less the mean of what the others were.
+    `info["metrics"]` are the game's for this seat, with `seat`, `turns` (its own) and `margin`,
+    what it was paid less the mean of what the others were.
 
     What a wrong action costs is the game's rule, the same for every seat. A player that raises ends
     the episode with an error that names it: that is not a win for anyone.

@@ -36,8 +36,12 @@ def search_path() -> str:
 
 
 def packages_dir() -> str:
-    """Where the interpreter looks for packages, also when it ignores the environment (`-I`)."""
-    return site.getsitepackages([sys.base_prefix])[0]
+    """Where the interpreter looks for packages, also when it ignores the environment (`-I`).
+
+    It exists where any does, because nothing can be made in a /usr that is offered as it is. The
+    Python of Debian names one first that it has in virtual environments only.
+    """
+    return next(iter(hidden_dirs()), site.getsitepackages([sys.base_prefix])[0])
 
 
 def hidden_dirs() -> tuple[str, ...]:

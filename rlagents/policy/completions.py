@@ -9,7 +9,7 @@ from __future__ import annotations
 import email.utils
 import math
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import httpx2
@@ -19,6 +19,8 @@ import openai
 from rlagents.config import EndpointSection
 from rlagents.policy.asking import Ask
 from rlagents.policy.endpoint import CallFailed
+
+Hide = Callable[[str], str]
 
 LARGEST_ANSWER = 8 * 2**20
 """Bytes of an answer that are read, at most."""
@@ -80,9 +82,12 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Completions:
-    """The chat completions of one server. Used from one event loop."""
+    """The chat completions of one server. Used from one event loop.
 
-    def __init__(self, section: EndpointSection, key: str) -> None:
+    `hide` takes the key out of a text. It sees whole texts, before they are shortened.
+    """
+
+    def __init__(self, section: EndpointSection, key: str, hide: Hide) -> None:
         # Everything is said outright: what is None the library takes from OPENAI_* variables,
         # which are meant for another server.
         hidden: dict[str, Any] = {
@@ -91,6 +96,7 @@ class Completions:
             "Accept-Encoding": "identity",
         }
         self._model = section.model
+        self._hide = hide
         self._client = openai.AsyncOpenAI(
             api_key=key or NO_KEY,
             base_url=section.url,
@@ -115,8 +121,8 @@ class Completions:
                     **self._arguments(ask, top)
                 )
                 break
-            except openai.OpenAIError as error:
-                failure = _failure(error)
+            except (openai.OpenAIError, httpx2.HTTPError) as error:
+                failure = _failure(error, self._hide)
             refused = failure.status in ARGUMENT_REFUSED
             if refused and self._limit == "max_tokens" and "max_completion_tokens" in str(failure):
                 self._limit = "max_completion_tokens"
@@ -126,7 +132,7 @@ class Completions:
                 raise failure
         if ask.labels:
             self._top = min(self._top, top)
-        return _read(raw.http_response.content, ask.labels)
+        return _read(raw.http_response.content, ask.labels, self._hide)
 
     def _arguments(self, ask: Ask, top: int) -> dict[str, Any]:
         alternatives = {"logprobs": True, "top_logprobs": top} if top else {}
@@ -170,11 +176,11 @@ async def _bound(response: Any) -> None:
     response.stream = _Bounded(response.stream)
 
 
-def _failure(error: openai.OpenAIError) -> CallFailed:
+def _failure(error: Exception, hide: Hide) -> CallFailed:
     """What went wrong, in one line and without the library's objects, which hold the key."""
     if isinstance(error, openai.APIStatusError):
         status = error.status_code
-        failed = CallFailed(f"HTTP {status}: {_line(error.message)}")
+        failed = CallFailed(f"HTTP {status}: {_line(hide(error.response.text))}")
         failed.status = status
         failed.may_pass = status in MAY_PASS or status >= 500
         failed.wait_s = _wait_s(error.response.headers.get("retry-after"))
@@ -182,13 +188,11 @@ def _failure(error: openai.OpenAIError) -> CallFailed:
     elif isinstance(error, openai.APITimeoutError):
         failed = CallFailed("no answer in time")
         failed.may_pass = True
-    elif isinstance(error, openai.APIConnectionError):
-        cause = error.__cause__ or error
-        failed = CallFailed(f"{type(cause).__name__}: {_line(str(cause) or str(error))}")
-        failed.may_pass = not isinstance(cause, httpx2.DecodingError)
-        failed.billed = not isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout)
     else:
-        failed = CallFailed(f"{type(error).__name__}: {_line(str(error))}")
+        cause = error.__cause__ or error
+        failed = CallFailed(f"{type(cause).__name__}: {_line(hide(str(cause) or str(error)))}")
+        failed.may_pass = isinstance(cause, httpx2.TransportError)
+        failed.billed = not isinstance(cause, httpx2.ConnectError)
     return failed
 
 
@@ -210,7 +214,7 @@ def _wait_s(header: str | None) -> float:
     return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
 
 
-def _read(body: bytes, labels: Sequence[str]) -> Answer:
+def _read(body: bytes, labels: Sequence[str], hide: Hide) -> Answer:
     """A completion, checked: what a server sends is untrusted.
 
     Raises:
@@ -219,7 +223,7 @@ def _read(body: bytes, labels: Sequence[str]) -> Answer:
     try:
         parsed = msgspec.json.decode(body, type=_Body)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        start = _line(body[:60].decode(errors="replace"))
+        start = _line(hide(body[:10_000].decode(errors="replace")))[:60]
         raise CallFailed(f"not a completion ({_line(str(error))}): {start!r}") from None
     if not parsed.choices:
         raise CallFailed("an answer without choices")

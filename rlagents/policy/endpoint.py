@@ -15,14 +15,15 @@ import concurrent.futures
 import itertools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NoReturn
 
 import numpy as np
 
 from rlagents.config import EndpointSection
-from rlagents.errors import ConfigError, JudgeError, boundary, nearest
+from rlagents.errors import ConfigError, JudgeError, boundary
 from rlagents.policy.asking import Ask, Reply
+from rlagents.policy.purse import Purse
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
 BYTES_PER_TOKEN = 4
@@ -41,68 +42,6 @@ class CallFailed(JudgeError):
     """How long the server asks to wait before it."""
     billed: bool = True
     """It may have cost what an answer costs: nothing says that the server did no work."""
-
-
-def find_endpoint(sections: Sequence[EndpointSection], name: str) -> EndpointSection:
-    """The entry of `endpoints` of that name; an empty name is the only one.
-
-    Raises:
-        ConfigError: with the names there are.
-    """
-    known = [section.name for section in sections]
-    if not name and len(sections) == 1:
-        return sections[0]
-    if name not in known:
-        raise ConfigError(
-            f"endpoints: expected an entry named {name!r}, got {', '.join(known) or 'none'}"
-            f"{nearest(name, known)}"
-            if name
-            else f"endpoints: expected a name, or one entry alone, got {', '.join(known) or 'none'}"
-        )
-    return sections[known.index(name)]
-
-
-class Purse:
-    """What may be spent, with room set aside for attempts that are under way.
-
-    An attempt that does not fit waits while others are under way, which mostly cost less than was
-    set aside for them; it fails where none is. Used from one event loop.
-    """
-
-    def __init__(self, cap: float, spent: float) -> None:
-        """`cap` 0 is none."""
-        self._cap = cap
-        self._reserved = 0.0
-        self._holders = 0
-        self._changed = asyncio.Condition()
-        self.spent = spent
-
-    async def reserve(self, estimate: float) -> None:
-        """Set the estimate aside.
-
-        Raises:
-            JudgeError: when the cap has no room for it.
-        """
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._fits(estimate) or not self._holders)
-            if not self._fits(estimate):
-                raise JudgeError(
-                    f"the cap max_cost {self._cap:g} is spent: {self.spent:.6g} so far, and this "
-                    f"call may cost {estimate:.6g}"
-                )
-            self._reserved += estimate
-            self._holders += 1
-
-    async def settle(self, estimate: float, cost: float) -> None:
-        """Give back what was set aside, and spend what it came to."""
-        async with self._changed:
-            self._holders -= 1
-            self._reserved = self._reserved - estimate if self._holders else 0.0
-            self.spent += cost
-            self._changed.notify_all()
-
-    def _fits(self, estimate: float) -> bool:
-        return not self._cap or self.spent + self._reserved + estimate <= self._cap
 
 
 class Endpoint:
@@ -143,7 +82,7 @@ class Endpoint:
         key = _key(section)
         self._section = section
         self._hide: Callable[[str], str] = lambda text: text.replace(key, "***") if key else text
-        self._completions = Completions(section, key)
+        self._completions = Completions(section, key, self._hide)
         self._deadline_s = deadline_s or section.timeout_s * (section.retries + 1)
         self._purse = Purse(section.max_cost, spent)
         self._slots = asyncio.Semaphore(concurrency)

@@ -18,7 +18,6 @@ from rlagents.rollout.context import Prompt, Window
 from rlagents.rollout.episode import Action, plain_text
 from rlagents.types import EpisodeKey, IntArray, TurnKind
 
-
 CHARACTERS_PER_TOKEN = 4
 """By which windows are measured where the tokenizer is not known."""
 

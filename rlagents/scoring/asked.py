@@ -143,16 +143,18 @@ class AskedJudge:
         """What the backend's answer says; asked again where it is not clear."""
         with self._lock:
             self._verdicts += 1
+        seed = repeat * ATTEMPTS
         try:
-            for attempt in range(ATTEMPTS):
-                reply = self._ask(text, seed=repeat * ATTEMPTS + attempt)
+            while True:
+                reply = self._ask(text, seed)
                 try:
                     return read(reply)
-                except UnclearAnswer as error:
-                    unclear = error
+                except UnclearAnswer:
                     with self._lock:
                         self._unclear += 1
-            raise unclear
+                    seed += 1
+                    if seed == (repeat + 1) * ATTEMPTS:
+                        raise
         except JudgeError:
             with self._lock:
                 self._failed += 1

@@ -58,10 +58,10 @@ def numbers(answer: Any, size: int) -> FloatArray:
 
 
 class FunctionJudge:
-    """A function as a judge: of (question, first, second) -> two marks, or of
-    (question, candidate) -> a mark. It is called from many threads at once.
+    """A function as a judge; it is called from many threads at once.
 
-    Whatever else it answers or raises is a JudgeError: there is no verdict.
+    To compare it takes (question, first, second) and returns two marks, to rate it takes
+    (question, candidate) and returns one. Whatever else it does is a JudgeError: no verdict.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:

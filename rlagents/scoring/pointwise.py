@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +11,7 @@ from rlagents.errors import JudgeError
 from rlagents.scoring.calls import Calls
 from rlagents.scoring.judge import PointJudge
 from rlagents.scoring.scorer import ReturnScorer, failed, returns_of
-from rlagents.scoring.tally import Tally
+from rlagents.scoring.tally import Tally, finite
 from rlagents.scoring.transcript import candidate_of, question_of
 from rlagents.types import Group, ScoredGroup
 
@@ -54,7 +52,7 @@ class PointwiseScorer:
                     for repeat in range(repeats)
                 ]
             )
-            marks[live] = np.reshape([_mark(answer) for answer in answers], (-1, repeats))
+            marks[live] = np.reshape([finite(answer) for answer in answers], (-1, repeats))
             self._tally.marks(marks[live].ravel().tolist())
             if np.isnan(marks).all():
                 raise JudgeError(f"none of {len(answers)} calls has a mark")
@@ -82,12 +80,3 @@ class PointwiseScorer:
     def close(self) -> None:
         """Close the judge."""
         self._judge.close()
-
-
-def _mark(answer: Any) -> float:
-    """A finite mark; NaN for what is none."""
-    try:
-        mark = float(answer)
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
-    return mark if abs(mark) < np.finfo(np.float32).max else math.nan

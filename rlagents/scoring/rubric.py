@@ -112,7 +112,7 @@ def load_rubric(name_or_path: str) -> Rubric:
         ConfigError: one line with the file and the key in it.
     """
     path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml") and len(path.parts) == 1:
+    if path.suffix not in (".yaml", ".yml") and len(path.parts) < 2:
         known = names()
         if name_or_path not in known:
             raise ConfigError(

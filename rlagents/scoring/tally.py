@@ -5,10 +5,23 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from rlagents.types import FloatArray
+
+GREATEST = 1e30
+"""Beyond it a number is no mark, and its square no number of a few bytes."""
+
+
+def finite(answer: Any) -> float:
+    """A mark out of what a judge answered; NaN for what is none."""
+    try:
+        mark = float(answer)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+    return mark if abs(mark) <= GREATEST else math.nan
 
 
 class Tally:

@@ -22,7 +22,7 @@ from rlagents.errors import JudgeError
 from rlagents.scoring.calls import Calls
 from rlagents.scoring.judge import Candidate, PairJudge, Question, Verdict
 from rlagents.scoring.scorer import ReturnScorer, failed, returns_of
-from rlagents.scoring.tally import Tally
+from rlagents.scoring.tally import Tally, finite
 from rlagents.scoring.transcript import candidate_of, question_of
 from rlagents.types import FloatArray, Group, IntArray, ScoredGroup
 
@@ -133,7 +133,6 @@ class TournamentScorer:
 def _lead(answer: Any) -> float:
     """By how many marks the member shown first is ahead; NaN for what is no verdict."""
     try:
-        lead = float(answer.first) - float(answer.second)
-    except (AttributeError, TypeError, ValueError, OverflowError):
+        return finite(answer.first) - finite(answer.second)
+    except AttributeError:
         return math.nan
-    return lead if math.isfinite(lead) else math.nan

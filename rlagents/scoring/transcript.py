@@ -17,6 +17,8 @@ OPENING_CHARS = 500
 LEAST_CHARS = 80
 """A part that would have less room than this is left out with its turn, when it is in the middle
 of the episode."""
+MARK_CHARS = 50
+"""What the mark of a cut takes at most, with a little of the text."""
 WEIGHT = 4
 """First and last turn get so many times the room of another one."""
 
@@ -145,7 +147,7 @@ def _fitted(turns: Sequence[Sequence[_Part]], ending: _Part, chars: int) -> str:
     parts = [*(part for turn in turns for part in turn), ending]
     share = _share(parts, chars)
     if share >= LEAST_CHARS or len(turns) <= 2:
-        return _joined(parts, max(share, 0))
+        return _joined(parts, share)
     widest = max(part.overhead for part in parts) + LEAST_CHARS
     # The weights of both ends, the ending and the gap come off first.
     room = chars - (4 * WEIGHT + 2) * widest
@@ -158,10 +160,13 @@ def _fitted(turns: Sequence[Sequence[_Part]], ending: _Part, chars: int) -> str:
     )
     parts = [part for turn in turns[:head] for part in turn]
     parts += [gap, *(part for turn in turns[tail:] for part in turn), ending]
-    return _joined(parts, max(_share(parts, chars), 0))
+    return _joined(parts, _share(parts, chars))
 
 
 def _joined(parts: Sequence[_Part], share: int) -> str:
+    """All parts, shortened; whole where a mark has no room in a share, to be cut as one text."""
+    if share < MARK_CHARS:
+        return "".join(part.text(len(part.body)) for part in parts)
     return "".join(part.text(part.weight * share) for part in parts)
 
 

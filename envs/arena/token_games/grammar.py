@@ -2,9 +2,9 @@
 
 | family | statement | asks for | answer |
 |---|---|---|---|
-| congruence | `3x+4=2%7` | x with 3x + 4 = 2 modulo 7 | `4`, a number below 10,000 |
-| word | `w3^a$cb+bc-d` | a word of 3 letters of a to d that starts with a, ends with cb, has bc in it and no d | `acb` |
-| subset | `12=3,5,7,9` | some of the numbers, each at most as often as it stands there, with this sum | `3,9` |
+| congruence | `3x+4=2%7` | x with 3x + 4 = 2 modulo 7 | `4`, below 10,000 |
+| word | `w3^a$b+cb-d` | 3 letters of a to d: a first, b last, cb in it, no d | `acb` |
+| subset | `12=3,5,7,9` | numbers among these, each once, with the sum 12 | `3,9` |
 
 Everything is read by regular expressions with bounds and checked by whole numbers of at most four
 digits: nothing that a player writes is evaluated, and every puzzle has at most 9,999 candidates, in
@@ -169,7 +169,7 @@ def parse(statement: str) -> Puzzle | None:
 
 
 def search(puzzle: Puzzle, bound: int | None = None) -> tuple[int, str] | None:
-    """The first answer among the first `bound` candidates (all, if unset), with its place from 0."""
+    """The first answer of the first `bound` candidates (unset: of all), and its place from 0."""
     for place, candidate in enumerate(islice(puzzle.candidates(), bound)):
         if puzzle.holds(candidate):
             return place, candidate

@@ -18,6 +18,10 @@ _RULES = {
 }
 
 
+_LEAST = {"congruence": 5}
+"""Below this, one of the two parts has no puzzles or next to none."""
+
+
 class TokenSolver(LabEnv):
     """Solve `horizon` puzzles of one family of TokenGames, one answer each.
 
@@ -57,7 +61,7 @@ class TokenSolver(LabEnv):
             ValueError: naming the argument that is out of its range.
         """
         self.family = choice("family", family, tuple(DRAWS))
-        self.size = whole("size", size, *SIZES[self.family])
+        self.size = whole("size", size, _LEAST.get(self.family, 1), SIZES[self.family][1])
         self.horizon = whole("horizon", horizon, 1, MAX_HORIZON)
         self.rules = flag("rules", rules)
         self.expert_error = real("expert_error", expert_error, 0, 1)

@@ -35,8 +35,8 @@ _INVISIBLE = re.compile(r"[\u034f\u115f\u1160\u3164\uffa0\ufe00-\ufe0f\U000e0100
 def shown(text: str) -> str:
     r"""Text as a judge sees it: nothing invisible, no special token, a newline the only line end.
 
-    A bidirectional override becomes `\u202e`, `<|im_end|>` becomes `‹|im_end|>`. Doing it twice
-    changes nothing; linear in the text.
+    A bidirectional override becomes `\u202e`; what opens a special token becomes U+2039 or U+2045,
+    which only look like it. Doing it twice changes nothing; linear in the text.
     """
     text = _INVISIBLE.sub(lambda match: match[0].encode("unicode_escape").decode(), escape(text))
     return _OPENERS.sub(lambda match: _HARMLESS[match[0]], text)

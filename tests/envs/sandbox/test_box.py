@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from rlagents.envs.sandbox import Sandbox, UnsafeFile
+from rlagents.envs.sandbox import Sandbox, UnsafeFile, interpreter
 from rlagents.errors import ConfigError
 from tests.envs.sandbox.conftest import AsUser, Open
 
@@ -123,6 +125,15 @@ def test_only_the_packages_asked_for_can_be_imported(opened: Open) -> None:
         assert "ModuleNotFoundError" in box.python(f"import {other}").stderr
     changed = box.run("python3 -c 'import numpy; open(numpy.__file__, \"a\")'")
     assert "OSError" in changed.stderr or "PermissionError" in changed.stderr
+
+
+def test_packages_go_where_the_interpreter_has_a_folder_for_them() -> None:
+    """Also where it is the system's: below /usr no folder can be made."""
+    found = interpreter.packages_dir()
+    if interpreter.prefix() is None:
+        assert os.path.isdir(found)
+    call = [interpreter.executable(), "-I", "-c", "import sys; print(*sys.path, sep='\\n')"]
+    assert found in subprocess.run(call, capture_output=True, text=True).stdout.splitlines()
 
 
 def test_a_package_that_is_not_installed_is_an_error_of_the_configuration(opened: Open) -> None:

@@ -67,6 +67,15 @@ def test_a_turn_out_of_time_is_interrupted_and_the_state_stays(box: Sandbox) -> 
         assert session.run("echo $y").stdout == "7\n"
 
 
+def test_a_turn_that_is_interrupted_too_late_does_not_spoil_the_next(box: Sandbox) -> None:
+    with box.repl() as session:
+        session.run("1")
+        for _ in range(30):
+            stopped = session.run("1", wall_s=1e-6)  # over or not begun, as it happens
+            assert (stopped.limit, stopped.exit_status, stopped.ended) == ("wall_s", None, False)
+            assert session.run("40 + 2").stdout == "42\n"
+
+
 def test_loop_words_outside_of_a_loop_are_harmless(box: Sandbox) -> None:
     with box.shell() as session:
         for turn in ("continue", "break", "return 3", "echo x; continue 2"):

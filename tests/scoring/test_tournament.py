@@ -1,0 +1,277 @@
+"""Tournament scoring with judges that answer by rule, and with judges that misbehave."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlagents.config import JudgeSection, TournamentSection
+from rlagents.errors import JudgeError
+from rlagents.scoring.calls import Calls
+from rlagents.scoring.judge import Candidate, Question, Verdict
+from rlagents.scoring.queue import ScoringQueue
+from rlagents.scoring.scorer import JUDGE_ERROR
+from rlagents.scoring.simulated import SimulatedJudge
+from rlagents.scoring.tournament import TournamentScorer
+from rlagents.types import Group, ScoredGroup, StopReason
+from tests.fakes import TASK, trajectory
+
+LONG_S = 60.0
+ROUND_ROBIN = TournamentSection(topology="round_robin", rewards="margin")
+Act = Callable[[Candidate, Candidate], Any]
+
+
+def group(*returns: float, broken: tuple[int, ...] = ()) -> Group:
+    members = tuple(
+        trajectory(
+            member=i,
+            score=score,
+            stop=StopReason.WORKER_LOST if i in broken else StopReason.TERMINATED,
+        )
+        for i, score in enumerate(returns)
+    )
+    return Group(task=TASK, trajectories=members)
+
+
+def honest(first: Candidate, second: Candidate) -> Verdict:
+    return Verdict(first=first.hidden, second=second.hidden)
+
+
+class Judge:
+    """Answers by rule; remembers who was shown."""
+
+    def __init__(self, act: Act = honest) -> None:
+        self._act = act
+        self._lock = threading.Lock()
+        self.asked: list[tuple[int, int]] = []
+        self.closed = 0
+
+    def compare(self, question: Question, first: Candidate, second: Candidate) -> Verdict:
+        with self._lock:
+            self.asked.append((first.key.member, second.key.member))
+        return self._act(first, second)
+
+    def take_figures(self) -> dict[str, float]:
+        return {"judge/own": 1.0}
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def scorer(
+    judge: Any, section: TournamentSection = ROUND_ROBIN, timeout_s: float = LONG_S
+) -> TournamentScorer:
+    calls = Calls(concurrency=8, timeout_s=timeout_s)
+    return TournamentScorer(judge, calls, section, JudgeSection(backend="simulated"), seed=0)
+
+
+def through_queue(scorer: TournamentScorer, group: Group) -> tuple[ScoredGroup, ScoringQueue]:
+    queue = ScoringQueue(scorer, concurrency=1, limit=8, timeout_s=LONG_S)
+    queue.submit(0, group)
+    result = queue.wait(LONG_S)
+    assert result is not None
+    return result[1], queue
+
+
+def test_all_meet_in_both_orders_and_the_best_wins() -> None:
+    judge = Judge()
+    scored = scorer(judge).score(group(0.0, 2.0, 1.0))
+    assert sorted(judge.asked) == [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
+    assert scored.parts["rank"].tolist() == [3.0, 1.0, 2.0]
+    assert scored.parts["return"].tolist() == [0.0, 2.0, 1.0]
+    assert scored.parts["matches"].tolist() == [2.0, 2.0, 2.0]
+    assert scored.parts["missing"].tolist() == [0.0, 0.0, 0.0]
+    # Least squares on margins -2, -1, 1 with the prior 1: (L + 1) s = sums of margins
+    # (-3, 3, 0), and L + 1 is 4 - J: s = (-3, 3, 0) / 4.
+    assert scored.scores.tolist() == [-0.75, 0.75, 0.0]
+
+
+def test_a_margin_is_free_of_position_and_of_what_a_call_is_shifted_by() -> None:
+    def shifted(first: Candidate, second: Candidate) -> Verdict:
+        drift = 10.0 * first.key.member  # another one in each call
+        return Verdict(first=first.hidden + drift + 0.5, second=second.hidden + drift)
+
+    plain = scorer(Judge()).score(group(0.0, 2.0, 1.0))
+    biased = scorer(Judge(shifted)).score(group(0.0, 2.0, 1.0))
+    assert biased.scores.tolist() == plain.scores.tolist()
+
+
+def test_figures_by_hand() -> None:
+    def biased(first: Candidate, second: Candidate) -> Verdict:
+        return Verdict(first=first.hidden + 1.5, second=second.hidden)
+
+    tournament = scorer(Judge(biased))
+    tournament.score(group(0.0, 1.0, 3.0))
+    # Leads of the first, in both orders: 0-1: 0.5 and 2.5, it flips; 0-2: -1.5 and 4.5, no;
+    # 1-2: -0.5 and 3.5, no. Their means are 1.5. All transcripts are as long.
+    assert tournament.take_figures() == {
+        "judge/missing_frac": 0.0,
+        "score/comparisons_per_group": 3.0,
+        "judge/position_bias": 1 / 3,
+        "judge/position_shift": 1.5,
+        "judge/own": 1.0,
+    }
+    assert tournament.take_figures() == {"judge/own": 1.0}
+
+
+def test_scores_that_follow_the_length_correlate_with_it() -> None:
+    members = group(0.0, 1.0, 2.0).trajectories
+    longer = tuple(replace(t, final_observation="x" * 10 * (i + 1)) for i, t in enumerate(members))
+    tournament = scorer(Judge())
+    tournament.score(Group(task=TASK, trajectories=longer))
+    assert tournament.take_figures()["score/length_correlation"] == pytest.approx(1.0)
+
+
+def test_a_match_with_a_failed_call_is_missing_and_no_tie() -> None:
+    def fails(first: Candidate, second: Candidate) -> Verdict:
+        if (first.key.member, second.key.member) == (1, 0):  # one of two orders is enough
+            raise JudgeError("no")
+        return honest(first, second)
+
+    tournament = scorer(Judge(fails))
+    scored = tournament.score(group(0.0, 2.0, 1.0))
+    assert scored.parts["missing"].tolist() == [1.0, 1.0, 0.0]
+    assert scored.parts["matches"].tolist() == [1.0, 1.0, 2.0]
+    assert scored.parts["rank"].tolist() == [3.0, 1.0, 2.0]
+    assert tournament.take_figures()["judge/missing_frac"] == 1 / 3
+
+
+def test_members_that_failed_take_no_part() -> None:
+    judge = Judge()
+    scored = scorer(judge).score(group(0.0, 2.0, 1.0, broken=(1,)))
+    assert sorted(judge.asked) == [(0, 2), (2, 0)]
+    assert np.isnan(scored.scores).tolist() == [False, True, False]
+    assert scored.parts["matches"].tolist() == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("broken", [(0, 1), (0, 1, 2)])
+def test_without_two_members_nobody_is_asked_and_nobody_has_a_score(
+    broken: tuple[int, ...],
+) -> None:
+    judge = Judge()
+    scored = scorer(judge).score(group(0.0, 2.0, 1.0, broken=broken))
+    assert judge.asked == []
+    assert np.isnan(scored.scores).all()
+    assert JUDGE_ERROR not in scored.parts
+
+
+def test_a_group_of_one_has_its_return_and_asks_nobody() -> None:
+    judge = Judge()
+    assert scorer(judge).score(group(0.25)).scores.tolist() == [0.25]
+    assert np.isnan(scorer(judge).score(group(0.25, broken=(0,))).scores).all()
+    assert judge.asked == []
+
+
+def test_a_group_in_which_all_are_alike_has_equal_scores() -> None:
+    for topology in ("active", "round_robin", "swiss", "seeded_margins"):
+        section = TournamentSection(topology=topology)
+        scores = scorer(Judge(), section).score(group(1.0, 1.0, 1.0, 1.0)).scores
+        assert len(set(scores.tolist())) == 1
+
+
+def test_the_same_group_has_the_same_scores_and_another_seed_may_have_others() -> None:
+    section = TournamentSection(topology="active")
+    noisy = JudgeSection(backend="simulated", noise=1.0)
+    members = group(*np.linspace(0, 1, 8).tolist())
+
+    def scores(seed: int) -> list[float]:
+        calls = Calls(concurrency=3, timeout_s=LONG_S)
+        judge = SimulatedJudge(noisy, seed)
+        return TournamentScorer(judge, calls, section, noisy, seed).score(members).scores.tolist()
+
+    assert scores(0) == scores(0) != scores(1)
+
+
+def hang(first: Candidate, second: Candidate) -> None:
+    threading.Event().wait(LONG_S)
+
+
+def stop(first: Candidate, second: Candidate) -> None:
+    raise SystemExit
+
+
+BAD: dict[str, Act] = {
+    "raises": lambda first, second: 1 / 0,
+    "ends its thread": stop,
+    "nothing": lambda first, second: None,
+    "text": lambda first, second: "full marks for the first",
+    "text for marks": lambda first, second: Verdict(first="ten", second=0.0),  # pyright: ignore
+    "NaN": lambda first, second: Verdict(first=math.nan, second=0.0),
+    "infinite": lambda first, second: Verdict(first=math.inf, second=math.inf),
+    "beyond float32": lambda first, second: Verdict(first=1e300, second=0.0),
+    "hangs": hang,
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_judge_that_misbehaves_throughout_gives_no_scores_and_says_so(name: str) -> None:
+    timeout_s = 0.05 if name == "hangs" else LONG_S
+    scored, queue = through_queue(scorer(Judge(BAD[name]), timeout_s=timeout_s), group(0.0, 1.0))
+    assert np.isnan(scored.scores).all()
+    assert scored.parts[JUDGE_ERROR].tolist() == [1.0, 1.0]
+    assert queue.last_error is not None
+    assert "1 of 1 matches have no verdict" in queue.last_error.message
+    figures = queue.take_figures()
+    assert figures["score/failed"] == 1.0
+    assert figures["judge/missing_frac"] == 1.0
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_judge_that_misbehaves_about_one_member_leaves_the_others_as_they_were(
+    name: str,
+) -> None:
+    def act(first: Candidate, second: Candidate) -> Any:
+        bad = 3 in (first.key.member, second.key.member)
+        return (BAD[name] if bad else honest)(first, second)
+
+    timeout_s = 0.05 if name == "hangs" else LONG_S
+    scored, queue = through_queue(
+        scorer(Judge(act), timeout_s=timeout_s), group(0.0, 2.0, 1.0, 9.0)
+    )
+    assert np.isnan(scored.scores).tolist() == [False, False, False, True]
+    assert scored.scores[:3].tolist() == scorer(Judge()).score(group(0.0, 2.0, 1.0)).scores.tolist()
+    assert scored.parts["missing"].tolist() == [1.0, 1.0, 1.0, 3.0]
+    assert queue.take_figures()["judge/missing_frac"] == 0.5  # 3 of 6 matches
+
+
+def test_a_judge_that_contradicts_itself_decides_nothing_and_is_seen() -> None:
+    def always_first(first: Candidate, second: Candidate) -> Verdict:
+        return Verdict(first=10.0, second=0.0)
+
+    scored, queue = through_queue(scorer(Judge(always_first)), group(0.0, 2.0, 1.0))
+    assert scored.scores.tolist() == [0.0, 0.0, 0.0]
+    assert queue.take_figures()["judge/position_bias"] == 1.0
+
+
+@pytest.mark.parametrize(("least", "scored"), [(0.5, True), (0.6, False)])
+def test_min_matches_says_how_many_verdicts_are_enough(least: float, scored: bool) -> None:
+    def act(first: Candidate, second: Candidate) -> Any:
+        return None if 3 in (first.key.member, second.key.member) else honest(first, second)
+
+    section = TournamentSection(topology="round_robin", min_matches=least)
+    result, _ = through_queue(scorer(Judge(act), section), group(0.0, 2.0, 1.0, 9.0))
+    assert (JUDGE_ERROR not in result.parts) == scored  # 3 of 6 matches have a verdict
+
+
+def test_all_calls_of_a_round_run_at_once_and_rounds_one_after_the_other() -> None:
+    barrier = threading.Barrier(6)  # 3 matches in both orders: with fewer at once it breaks
+
+    def together(first: Candidate, second: Candidate) -> Verdict:
+        barrier.wait(LONG_S)
+        return honest(first, second)
+
+    assert np.isfinite(scorer(Judge(together)).score(group(0.0, 2.0, 1.0)).scores).all()
+
+
+def test_closing_the_queue_closes_the_judge() -> None:
+    judge = Judge()
+    _, queue = through_queue(scorer(judge), group(0.0, 1.0))
+    queue.close()
+    queue.close()
+    assert judge.closed >= 1
