@@ -14,4 +14,5 @@ packages = [
     for name in [root, *(f"{root}.{inner}" for inner in find_packages(folder))]
 ]
 
-setup(packages=sorted(set(packages)), package_data={"rlagents": ["py.typed", "presets/*.yaml"]})
+data = ["py.typed", "presets/*.yaml", "scoring/prompts/*.txt", "scoring/rubrics/*.yaml"]
+setup(packages=sorted(set(packages)), package_data={"rlagents": data})

@@ -6,8 +6,7 @@ and is all in t, so the variance of f is rho >= 1 times that of e. A total says 
 judges drift, and as much as a margin where they don't; the data tell which. (In the design of
 experiments this is the recovery of inter-block information, Yates 1940: a call is a block of two.)
 
-Letters: N members, M matches, R and L points of the grids of rho and lambda,
-U different weights of totals.
+Letters: N members, M matches, R and L points of the grids of rho and lambda.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from rlagents.types import IntArray
 Floats = NDArray[np.float64]
 PRIORS = (1e-8, 1e-6, 1e-4, 0.01, 0.05, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Grid of lambda = var(e) / var(q), over the prior; the small ones are for noiseless judges."""
-RATIOS = (1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 1e3, 1e6, 1e10)
-"""Grid of rho where totals tell of members: a total has all the noise that a margin has."""
-MUTE_RATIOS = (1e-4, 0.01, 0.1, 0.3, *RATIOS)
-"""Where they don't: a judge that shares out its marks has totals of nothing but noise."""
+RATIOS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+"""Grid of rho: a total has all the noise that a margin has, and beyond 64 it says nothing."""
+GREATEST_TOTAL = 1e9
+"""In greatest margins; beyond it rounding eats what a total could tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,21 +48,25 @@ def posterior(
 ) -> Posterior:
     """Strengths q ~ N(0, var(e) / lambda); lambda and rho averaged over a grid by their evidence.
 
-    var(e) and c are integrated out (flat in log var(e) and in c). lambda has a prior that is Cauchy
-    in log2(lambda / prior), of scale 1: without its tails a judge without noise would be shrunk.
+    The grid has the values of rho, and one more case: totals that tell nothing of members, but are
+    noise of a variance of their own, as those of a judge are that shares out a sum of marks. The
+    variances and c are integrated out (flat in the log of a variance, and in c). lambda has a
+    prior that is Cauchy in log2(lambda / prior), of scale 1: without its tails a judge without
+    noise would be shrunk.
 
-        2 log evidence = N log(lambda) - (T - 1) log(rho) - log|A| - (M + T - 1) log Q
+        2 log evidence = N log(lambda) - (T - 1) log(rho) - log|A| - (M + T - 1) log Q + constant
         A = X'X + Z'Z / rho + lambda I,      Q = |m - X q|^2 + |t - Z q|^2 / rho + lambda |q|^2
 
-    of M margins and T totals, at q = A^-1 (X'm + Z't / rho), X the design of differences, Z that
-    of sums, centred as t is, or 0 at those points of the grid where totals tell nothing. The
-    evidence of linear models as in MacKay 1992 (Bayesian interpolation). Where all margins are 0
-    everybody is equal, whatever the totals say.
+    of M margins and T totals, at q = A^-1 (X'm + Z't / rho), X the design of differences, Z that of
+    sums, centred as t is. Without what totals tell it is N log(lambda) - log|A| - M log Q, and that
+    of t beside it. Evidence of linear models as in MacKay 1992 (Bayesian interpolation).
+
+    Where all margins are 0 everybody is equal, whatever the totals say.
 
     Args:
         pairs: [M, 2].
         margins: [M]; NaN: no match.
-        totals: [M] of the marks of both; NaN: unknown.
+        totals: [M] of the marks of both; NaN (or absurdly large): unknown.
         prior: the middle of what lambda may be, above 0.
     """
     known = ~np.isnan(margins)
@@ -72,45 +75,49 @@ def posterior(
     if not y_M.any():  # no verdict, or ties only: then totals must not part equals
         _, covariance = fit_margins(pairs[known], y_M, size, prior=prior)
         return Posterior(mean=np.zeros(size), covariance=covariance, noise=0.0, ratio=math.inf)
-    t_M = totals[known]
-    told = ~np.isnan(t_M)
-    if told.sum() < 2:
-        told[:] = False
-    # Subtracting means integrates c out, which costs one degree of freedom.
-    z_MN, t_M = np.abs(x_MN[told]), t_M[told]
-    if told.any():
+    scale = np.abs(y_M).max()
+    y_M = y_M / scale
+    with np.errstate(over="ignore"):
+        t_M = totals[known] / scale
+    kept_M = np.abs(t_M) < GREATEST_TOTAL
+    z_MN, t_M = np.abs(x_MN[kept_M]), t_M[kept_M]
+    if len(t_M):  # Subtracting means integrates c out, which costs one degree of freedom.
         z_MN, t_M = z_MN - z_MN.mean(0), t_M - t_M.mean()
-    levels = max(len(t_M) - 1, 0)
-    grid = [(r, 1) for r in RATIOS] + [(r, 0) for r in MUTE_RATIOS] if levels else [(1.0, 0)]
-    ratio_R, tells_R = np.array(grid).T
-    lambda_L = prior * np.array(PRIORS)
+    seen, told = len(y_M), max(len(t_M) - 1, 0)
 
-    # A = X'X + Z'Z / rho + lambda I has the same eigenvectors for every lambda, and for every rho
-    # where totals tell nothing.
-    weight_R = tells_R / ratio_R
-    weight_U, which_R = np.unique(weight_R, return_inverse=True)
-    each_UNN = x_MN.T @ x_MN + weight_U[:, None, None] * (z_MN.T @ z_MN)
-    values_UN, vectors_UNN = np.linalg.eigh(each_UNN)
-    values_RN, vectors_RNN = values_UN[which_R], vectors_UNN[which_R]
+    # The last point is the one where totals are noise. For each the eigenvectors of A are the same
+    # whatever lambda is.
+    weight_R = np.array([*(1 / ratio for ratio in RATIOS), 0.0] if told else [0.0])
+    lambda_L = prior * np.array(PRIORS)
+    each_RNN = x_MN.T @ x_MN + weight_R[:, None, None] * (z_MN.T @ z_MN)
+    values_RN, vectors_RNN = np.linalg.eigh(each_RNN)
     values_RLN = np.maximum(values_RN, 0)[:, None] + lambda_L[:, None]
-    seen_RN = x_MN.T @ y_M + weight_R[:, None] * (z_MN.T @ t_M)
-    turned_RN = np.einsum("rij,ri->rj", vectors_RNN, seen_RN)
+    sides_RN = x_MN.T @ y_M + weight_R[:, None] * (z_MN.T @ t_M)
+    turned_RN = np.einsum("rij,ri->rj", vectors_RNN, sides_RN)
     mean_RLN = np.einsum("rij,rlj->rli", vectors_RNN, turned_RN[:, None] / values_RLN)
-    beside_RLM = t_M - tells_R[:, None, None] * (mean_RLN @ z_MN.T)
-    left_RL = (
-        ((y_M - mean_RLN @ x_MN.T) ** 2).sum(2)
-        + (beside_RLM**2).sum(2) / ratio_R[:, None]
-        + lambda_L * (mean_RLN**2).sum(2)
-    )
-    freedom = len(y_M) + levels
-    log_RL = 0.5 * (size * np.log(lambda_L) - np.log(values_RLN).sum(2) - freedom * np.log(left_RL))
-    log_RL -= np.log1p(np.log2(lambda_L / prior) ** 2) + 0.5 * levels * np.log(ratio_R)[:, None]
+    left_RL = ((y_M - mean_RLN @ x_MN.T) ** 2).sum(2) + lambda_L * (mean_RLN**2).sum(2)
+    beside_RL = ((t_M - mean_RLN @ z_MN.T) ** 2).sum(2)
+
+    log_RL = 0.5 * (size * np.log(lambda_L) - np.log(values_RLN).sum(2))
+    log_RL -= np.log1p(np.log2(lambda_L / prior) ** 2)
+    left_RL[:-1] += weight_R[:-1, None] * beside_RL[:-1]
+    log_RL[:-1] += _log_scales(left_RL[:-1], seen + told) + math.log(math.log(2))
+    log_RL[:-1] += 0.5 * told * np.log(weight_R[:-1, None])
+    log_RL[-1] += _log_scales(left_RL[-1], seen)
+    if told:
+        log_RL[-1] += _log_scales((t_M**2).sum(), told)
     share_RL = np.exp(log_RL - log_RL.max())
     share_RL /= share_RL.sum()
     r, at = np.unravel_index(share_RL.argmax(), share_RL.shape)
+    mute = r == len(weight_R) - 1
     return Posterior(
-        mean=np.einsum("rl,rli->i", share_RL, mean_RLN),
+        mean=np.einsum("rl,rli->i", share_RL, mean_RLN) * scale,
         covariance=(vectors_RNN[r] / values_RLN[r, at]) @ vectors_RNN[r].T,
-        noise=float(left_RL[r, at] / freedom),
-        ratio=float(ratio_R[r]) if tells_R[r] else math.inf,
+        noise=float(left_RL[r, at] / (seen if mute else seen + told) * scale**2),
+        ratio=math.inf if mute else RATIOS[r],
     )
+
+
+def _log_scales(squares: Floats, count: int) -> Floats:
+    """Log of the integral over log v of v^(-count/2) exp(-squares / 2v), v a variance."""
+    return math.lgamma(count / 2) - count / 2 * np.log(np.maximum(squares, 1e-300) / 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,13 @@ import gymnasium
 import torch
 
 import rlagents.envs  # noqa: F401  (registers our environments)
-from rlagents.config import ContextSection, RunConfig
+from rlagents.config import ContextSection, JudgeSection, PolicySection, RunConfig
 from rlagents.judges import make_scorer
 from rlagents.players import Hosted, Players, engine_of
 from rlagents.policy import models
+from rlagents.policy.answering import ModelBackend, PolicyBackend
 from rlagents.policy.chat import Chat
+from rlagents.policy.local import LocalEngine
 from rlagents.policy.sampler import Sampling
 from rlagents.policy.tiny import byte_tokenizer
 from rlagents.rollout.context import ContextWindow, Window
@@ -29,6 +32,7 @@ from rlagents.rollout.windows.notes import NotesWindow
 from rlagents.rollout.windows.recursive import RecursiveWindow
 from rlagents.rollout.windows.template import TemplateWindow
 from rlagents.rollout.worker import RolloutWorker
+from rlagents.scoring.prompts import LABELS
 from rlagents.scoring.queue import ScoringQueue
 from rlagents.types import Task
 
@@ -150,15 +154,64 @@ def make_worker(
     )
 
 
-def make_queue(config: RunConfig) -> ScoringQueue:
+def make_judge_model(config: RunConfig, section: JudgeSection, *, device: str) -> ModelBackend:
+    """A model of this process as a judge: one of its own, or the policy.
+
+    Raises:
+        ConfigError: for a model that there is not, or that can't tell a form's labels apart.
+    """
+    own = section.backend == "policy"
+    policy = config.policy
+    if not own:
+        policy = replace(policy, model=section.model, tiny=PolicySection().tiny)
+    window = section.window or config.context.window
+    network, tokenizer = models.load(
+        policy, seed=config.run.seed, window=window, device=device, dtype=config.learner.dtype
+    )
+    chat = Chat(tokenizer)
+    engine = LocalEngine(
+        network,
+        chat,
+        window=window,
+        cache_tokens=window * section.concurrency,
+        max_batch=section.concurrency,
+    )
+    backend = (PolicyBackend if own else ModelBackend)(
+        network,
+        chat,
+        engine,
+        name=f"{policy.model} of {uuid.uuid4().hex}" if own else policy.model,
+        window=window,
+        timeout_s=section.call_timeout_s,
+    )
+    if section.form != "rubric":
+        backend.check(LABELS)
+    return backend
+
+
+def make_queue(
+    config: RunConfig, *, device: str = "cpu", policies: list[PolicyBackend] | None = None
+) -> ScoringQueue:
     """What scores trajectories, by `scoring.name`; sums of rewards need no threads.
+
+    Args:
+        config: of the run.
+        device: of judges that are models of this process.
+        policies: judges that are the policy are added to it: they want its newest weights.
 
     Raises:
         ConfigError: for a function or a judge that there is not.
     """
     section = config.scoring
+
+    def make_model(judge: JudgeSection) -> ModelBackend:
+        backend = make_judge_model(config, judge, device=device)
+        if policies is not None and isinstance(backend, PolicyBackend):
+            policies.append(backend)
+        return backend
+
     return ScoringQueue(
-        make_scorer(config),
+        make_scorer(config, make_model),
         concurrency=0 if section.name == "return" else section.concurrency,
         limit=section.queue,
         timeout_s=section.timeout_s,

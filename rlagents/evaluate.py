@@ -77,7 +77,7 @@ def evaluate(
     step: int,
     episodes: int,
     mode: Mode = "sampled",
-    scripted: str | None = None,
+    player: str = "",
     record: Callable[[Trajectory, float], object] = lambda trajectory, score: None,
     advance: Callable[[Trajectory], None] = lambda trajectory: None,
 ) -> Evaluation:
@@ -85,7 +85,7 @@ def evaluate(
 
     Args:
         queue: scores each trajectory as a group of one, before any of training.
-        scripted: a scripted policy's name instead of the model.
+        player: who plays instead of the policy: `scripted:NAME`, `endpoint:NAME`.
         record: called with each trajectory and its score (NaN for one without), before `advance`.
     """
     if mode == "greedy":
@@ -95,7 +95,7 @@ def evaluate(
             key=EpisodeKey(stream=f"eval/{stage}/{mode}", iteration=step, group=i, member=0),
             task=tasks.held_out(i),
             sampling=sampling,
-            scripted=scripted,
+            player=player,
         )
         for i in range(episodes)
     ]

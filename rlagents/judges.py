@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rlagents.config import JudgeSection, RunConfig
+from rlagents.config import JudgeSection, RunConfig, find_endpoint
 from rlagents.errors import ConfigError
 from rlagents.policy.asking import Backend
 from rlagents.scoring.calls import Calls
@@ -52,7 +52,34 @@ def _judge(config: RunConfig, section: JudgeSection, make_model: MakeBackend | N
         from rlagents.scoring.simulated import SimulatedJudge
 
         return SimulatedJudge(section, config.run.seed)
-    raise ConfigError(f"scoring.judge.backend: {section.backend!r} is not wired yet")
+    if section.backend == "function":
+        from rlagents.scoring.function import find_judge
+
+        assert section.function is not None, "checked with the configuration"
+        return find_judge(section.function, pairwise=config.scoring.name == "tournament")
+    from rlagents.scoring.asked import AskedJudge
+
+    backend = _backend(config, section, make_model)
+    if section.cache is not None:
+        from rlagents.scoring.cache import CachedBackend
+
+        backend = CachedBackend(backend, section.cache)
+    return AskedJudge(backend, section)
+
+
+def _backend(config: RunConfig, section: JudgeSection, make_model: MakeBackend | None) -> Backend:
+    """Who answers."""
+    if section.backend == "endpoint":
+        from rlagents.policy.endpoint import Endpoint
+
+        return Endpoint(
+            find_endpoint(config.endpoints, section.endpoint, "scoring.judge.endpoint"),
+            concurrency=section.concurrency,
+            deadline_s=section.call_timeout_s,
+        )
+    if make_model is None:
+        raise ConfigError(f"scoring.judge.backend: {section.backend!r} needs a model, not here")
+    return make_model(section)
 
 
 def _panel(judges: list[Any]) -> Any:

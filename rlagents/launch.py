@@ -28,8 +28,9 @@ from rlagents.learner.group import LearnerGroup
 from rlagents.load import load, resolved_yaml
 from rlagents.parts import Parts, RunState
 from rlagents.policy import models
+from rlagents.policy.answering import PolicyBackend
 from rlagents.policy.chat import Chat
-from rlagents.preflight import check_env
+from rlagents.preflight import check_endpoints, check_env
 from rlagents.reporting import write_summary
 from rlagents.rollout.groups import RolloutState
 from rlagents.rollout.lag import WeightLag
@@ -96,6 +97,7 @@ def _run(config: RunConfig, folder: RunFolder, saved: checkpoint.Checkpoint | No
 def _train(config: RunConfig, folder: RunFolder, saved: checkpoint.Checkpoint | None) -> RunResult:
     with Interrupt() as interrupt, Display() as display:
         display.print(f"run folder: {folder.path}")
+        check_endpoints(config)
         with opened(config, folder, saved, display, interrupt) as (parts, state):
             try:
                 train(parts, state)
@@ -160,7 +162,8 @@ def opened(
         watch = Watch(
             interval_s=config.telemetry.watchdog_s, report=display.print, check=interrupt.check
         )
-        queue = build.make_queue(config)
+        judging: list[PolicyBackend] = []
+        queue = build.make_queue(config, device=str(device), policies=judging)
         stack.callback(queue.close)
         spans, turns = Spans(lines), build.sampling_of(config)
         stream = RolloutStream(
@@ -199,6 +202,7 @@ def opened(
                 stream=stream,
                 tasks=tasks,
                 queue=queue,
+                judging=tuple(judging),
                 sampling=turns,
                 eval_sampling=build.eval_sampling_of(config),
                 journal=journal,

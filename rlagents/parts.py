@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from rlagents.algos.grpo import GRPO
 from rlagents.algos.history import History
@@ -59,6 +59,12 @@ class RunState:
     """The last evaluation is in `evals`, and all is saved."""
 
 
+class TakesWeights(Protocol):
+    """Something that wants the policy's newest weights."""
+
+    def load(self, weights: Mapping[str, Any], version: int) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What a run is wired from (`rlagents.build`)."""
@@ -73,6 +79,8 @@ class Parts:
     tasks: TaskSource
     queue: ScoringQueue
     """Scores groups and held-out trajectories."""
+    judging: Sequence[TakesWeights]
+    """Judges that are the policy itself."""
     sampling: Sampling
     """Of training turns."""
     eval_sampling: Sampling

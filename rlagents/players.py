@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from rlagents.config import ContextSection, PolicySection, RunConfig, player_of
+from rlagents.config import ContextSection, PolicySection, RunConfig, find_endpoint, player_of
 from rlagents.errors import ConfigError, nearest
 from rlagents.policy import models
 from rlagents.policy.chat import Chat
+from rlagents.policy.endpoint import Endpoint
 from rlagents.policy.engines import Engines
 from rlagents.policy.local import LocalEngine
 from rlagents.policy.sampler import Sampler
 from rlagents.policy.scripted import scripted_policy
-from rlagents.rollout.actors import PolicyActor, ScriptedActor
+from rlagents.rollout.actors import EndpointActor, PolicyActor, ScriptedActor
 from rlagents.rollout.context import Window
 from rlagents.rollout.episode import Actor, TextEnv
 from rlagents.rollout.opponents import ScriptedPlayer, SeatPlayer, Seats, key_of_seat
@@ -97,12 +99,15 @@ class Players:
         self._device = device
         self._league = league
         self._engines = Engines(self._host, config.league.engines)
+        # Not among the engines, of which the oldest are dropped: what was spent is remembered here.
+        self._endpoints: dict[str, Endpoint] = {}
+        self._making = threading.Lock()
 
     def actor(self, job: Job, env: TextEnv) -> Actor:
         """Who plays the job."""
         kind, which = player_of(job.player)
-        if job.scripted is not None or kind == "scripted":
-            return self._script(job, env, job.scripted or which)
+        if kind == "scripted":
+            return self._script(job, env, which)
         actor, release = self._model(job, job.player, job.key)
         return _Borrowed(actor, release) if release is not None else actor
 
@@ -132,6 +137,8 @@ class Players:
     def close(self) -> None:
         """Free all models. May be called twice."""
         self._engines.close()
+        for endpoint in self._endpoints.values():
+            endpoint.close()
 
     def _player(self, job: Job, base: Any, seat: int, name: str) -> SeatPlayer | ScriptedPlayer:
         kind, which = player_of(name)
@@ -155,7 +162,9 @@ class Players:
         self, job: Job, name: str, key: EpisodeKey
     ) -> tuple[Actor, Callable[[], None] | None]:
         """An actor of a model, and what gives the model back."""
-        kind, _ = player_of(name)
+        kind, which = player_of(name)
+        if kind == "endpoint":
+            return self._remote(job, which, key), None
         release: Callable[[], None] | None = None
         if kind == "self":
             assert self._policy is not None, "this worker was made without a policy"
@@ -176,6 +185,26 @@ class Players:
             timeout_s=self._config.rollout.sampler_timeout_s,
         )
         return actor, release
+
+    def _remote(self, job: Job, name: str, key: EpisodeKey) -> Actor:
+        """An actor of a model behind a server."""
+        config = self._config
+        with self._making:
+            if name not in self._endpoints:
+                self._endpoints[name] = Endpoint(
+                    find_endpoint(config.endpoints, name),
+                    concurrency=config.rollout.concurrency,
+                    deadline_s=config.rollout.sampler_timeout_s,
+                )
+        return EndpointActor(
+            self._endpoints[name],
+            job.context or config.context,
+            job.sampling,
+            self._chat.encode_action,
+            system=config.policy.system,
+            key=seed_key(key),
+            base_seed=config.run.seed,
+        )
 
     def _script(self, job: Job, env: TextEnv, name: str) -> ScriptedActor:
         seed = seed_key(job.key).seed(self._config.run.seed, SCRIPT_SEED)

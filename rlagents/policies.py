@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.table import Table
 
 from rlagents import build, runs
-from rlagents.config import PolicySection, RunConfig
+from rlagents.config import PolicySection, RunConfig, ScoringSection, find_endpoint, player_of
 from rlagents.data.tasks import TaskSource
 from rlagents.errors import ConfigError, RlagentsError, nearest
 from rlagents.evaluate import Evaluation, Mode, evaluate
@@ -33,25 +33,26 @@ SCRIPTED = ("random", "oracle", "expert")
 """Usual names of scripted policies; an environment may have others."""
 
 
-def policy_of(config: RunConfig, origin: str | None) -> tuple[RunConfig, str | None]:
-    """The config with the policy that `policy.from` names, or the name of a scripted one.
+def policy_of(config: RunConfig, origin: str | None) -> tuple[RunConfig, str]:
+    """The config with the policy that `policy.from` names; the name of a player, where it is none.
 
     Args:
         origin: a run folder, a Hugging Face folder or name, a scripted policy of the environment,
-            or None for the config's own policy, as it is before training.
+            `endpoint:NAME`, or None for the config's own policy, as it is before training.
 
     Raises:
         ConfigError: for a run without a policy, and for what there is not.
     """
     if origin is None:
-        return config, None
-    if origin == "endpoint":
-        raise ConfigError("policy.from: endpoints are not in this version")
+        return config, ""
+    if player_of(origin)[0] == "endpoint":
+        find_endpoint(config.endpoints, player_of(origin)[1], "policy.from")
+        return config, origin
     path = Path(origin)
     if not path.exists():
         scripted = scripted_policies(config)
         if origin in scripted:
-            return config, origin
+            return config, f"scripted:{origin}"
         if origin in SCRIPTED or nearest(origin, scripted):
             names = ", ".join(scripted) or "it has none"
             raise ConfigError(
@@ -71,20 +72,20 @@ def policy_of(config: RunConfig, origin: str | None) -> tuple[RunConfig, str | N
         model = str(folder.policy)
     policy = dataclasses.replace(config.policy, model=model, tiny=PolicySection().tiny)
     models.check(policy)
-    return dataclasses.replace(config, policy=policy), None
+    return dataclasses.replace(config, policy=policy), ""
 
 
 def score(config: RunConfig, origin: str | None) -> list[Evaluation]:
     """Score a policy on held-out tasks and print a table: `rlagents eval`."""
-    config, scripted = policy_of(config, origin)
+    config, player = policy_of(config, origin)
     if not config.eval.episodes:
         raise ConfigError("eval.episodes: expected 1 or more, got 0")
     modes: tuple[Mode, ...] = ("sampled",)
-    if config.eval.greedy and scripted is None:
+    if config.eval.greedy and not player:
         modes = ("sampled", "greedy")
     with Interrupt() as interrupt, Display() as display:
         device = str(models.resolve_device(config.learner.device))
-        pool = build.make_pool(config, device=device, notify=display.print, model=scripted is None)
+        pool = build.make_pool(config, device=device, notify=display.print, model=not player)
         interrupt.arm()
         watch = Watch(
             interval_s=config.telemetry.watchdog_s, report=display.print, check=interrupt.check
@@ -99,7 +100,8 @@ def score(config: RunConfig, origin: str | None) -> list[Evaluation]:
                 error = queue.last_error
                 failures.append(f"{error.boundary}: {error.message}" if error else "no score")
 
-        queue = build.make_queue(config)
+        scoring = ScoringSection() if config.scoring.judged else config.scoring
+        queue = build.make_queue(dataclasses.replace(config, scoring=scoring))
         try:
             for mode in modes:
                 with display.phase(f"evaluation ({mode})", config.eval.episodes) as phase:
@@ -114,7 +116,7 @@ def score(config: RunConfig, origin: str | None) -> list[Evaluation]:
                             step=0,
                             episodes=config.eval.episodes,
                             mode=mode,
-                            scripted=scripted,
+                            player=player,
                             record=note,
                             advance=lambda trajectory, phase=phase: phase.advance(),
                         )
@@ -133,12 +135,12 @@ def score(config: RunConfig, origin: str | None) -> list[Evaluation]:
 
 def play(config: RunConfig, origin: str | None) -> None:
     """Play one held-out episode and print it as it happens: `rlagents play`."""
-    config, scripted = policy_of(config, origin)
+    config, player = policy_of(config, origin)
     device = str(models.resolve_device(config.learner.device))
-    worker = build.make_worker(config, device=device, model=scripted is None)
+    worker = build.make_worker(config, device=device, model=not player)
     task = TaskSource(config.env, config.run.seed, config.league).held_out(0)
     key = EpisodeKey(stream="play", iteration=0, group=0, member=0)
-    job = Job(key=key, task=task, sampling=build.sampling_of(config), scripted=scripted)
+    job = Job(key=key, task=task, sampling=build.sampling_of(config), player=player)
     with Display() as display:
         display.print(f"{task.env_id}, seed {task.seed}")
 

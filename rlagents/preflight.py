@@ -13,7 +13,8 @@ from rlagents.config import RunConfig, find_endpoint, player_of
 from rlagents.envs import find_spec, unknown_kwargs
 from rlagents.envs.sandbox import SandboxConfig
 from rlagents.errors import ConfigError, EnvironmentFailure, boundary, nearest
-from rlagents.scoring.function import find_function
+from rlagents.scoring.function import find_function, find_judge
+from rlagents.scoring.rubric import load_rubric
 
 _NOT_TEXT = (
     spaces.Box,
@@ -30,16 +31,21 @@ _NOT_TEXT = (
 def check_env(config: RunConfig) -> None:
     """Make the environment once, for evaluation and for demonstrations, and close it again.
 
-    A scorer of the user's own is imported.
+    A scorer or a judge of the user's own is imported, a rubric read.
 
     Raises:
         ConfigError: the id is unknown, an argument is unknown or refused, the environment speaks
             something else than text, `warm_start.expert` is not a scripted policy of it, or plays
-            through a context window and can't be split, or there is no such `scoring.function`.
+            through a context window and can't be split, or there is no such `scoring.function`, judge or rubric.
         EnvironmentFailure: making it fails for another reason.
     """
     if config.scoring.function is not None:
         find_function(config.scoring.function)
+    for judge in config.scoring.judges if config.scoring.judged else ():
+        if judge.backend == "function" and judge.function is not None:
+            find_judge(judge.function, pairwise=config.scoring.name == "tournament")
+        elif judge.backend in ("endpoint", "model", "policy") and judge.form == "rubric":
+            load_rubric(judge.rubric)
     if config.context.strategy == "recursive":
         try:
             SandboxConfig.of(config.context.recursive.sandbox)
@@ -70,6 +76,32 @@ def check_env(config: RunConfig) -> None:
         )
     if warm.episodes and warm.expert in windowed:
         warm.check_windowed()
+
+
+def check_endpoints(config: RunConfig) -> None:
+    """Ask every endpoint that a run needs for one token.
+
+    Raises:
+        ConfigError: for a wrong address, model or key, naming the endpoint.
+    """
+    used = [
+        find_endpoint(config.endpoints, judge.endpoint, "scoring.judge.endpoint")
+        for judge in (config.scoring.judges if config.scoring.judged else ())
+        if judge.backend == "endpoint"
+    ]
+    used += [
+        find_endpoint(config.endpoints, which, "league.opponents")
+        for kind, which in map(player_of, {*config.league.opponents, *config.league.eval_opponents})
+        if kind == "endpoint"
+    ]
+    for section in {section.name: section for section in used}.values():
+        from rlagents.policy.endpoint import Endpoint
+
+        endpoint = Endpoint(section, concurrency=1, deadline_s=section.timeout_s)
+        try:
+            endpoint.check()
+        finally:
+            endpoint.close()
 
 
 def scripted_policies(config: RunConfig) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlagents.algos.configs import require
-from rlagents.config import RunConfig
+from rlagents.config import RunConfig, find_endpoint
 from rlagents.errors import ConfigError
 from rlagents.moot import TABLE, Only
 from rlagents.stages import check_recursive, check_stages
@@ -46,6 +46,8 @@ def check(
             switched |= dict.fromkeys(rule.keys, level)
     _check_sizes(config)
     check_stages(config, moot(config))
+    if config.scoring.judged:
+        _check_judges(config)
     if training:
         _check_training(config)
     return config
@@ -176,6 +178,43 @@ def _check_sizes(config: RunConfig) -> None:
         f"a ramp (limit - cache = {ramp}) that begins below rollout.max_tokens "
         f"({rollout.max_tokens}), or it would be ignored",
     )
+
+
+def _check_judges(config: RunConfig) -> None:
+    """Each judge has who answers; nothing waits for a score that only compares members to rise."""
+    scoring = config.scoring
+    for number, judge in enumerate(scoring.judges):
+        key = f"scoring.panel[{number - 1}]" if number else "scoring.judge"
+        for name in ("function", "model"):
+            require(
+                judge.backend != name or bool(getattr(judge, name)),
+                f"{key}.{name}",
+                getattr(judge, name),
+                f"a value with backend: {name}",
+            )
+        asked = judge.backend in ("endpoint", "model", "policy")
+        require(
+            not asked or judge.form == "rubric" or scoring.name == "tournament",
+            f"{key}.form",
+            judge.form,
+            "rubric with scoring.name: pointwise: the other forms compare two",
+        )
+        if judge.backend == "endpoint":
+            find_endpoint(config.endpoints, judge.endpoint, f"{key}.endpoint")
+    sampling = config.algo.sampling
+    for key, off in (
+        ("schedule.advance", config.schedule.advance != "plateau"),
+        ("algo.sampling.filter", sampling.filter != "band"),
+        ("algo.sampling.retire", sampling.retire == 0),
+        ("algo.sampling.replay", sampling.replay == 0),
+    ):
+        require(
+            off or scoring.name != "tournament",
+            key,
+            _get(config, key),
+            "its default with scoring.name: tournament, whose scores have the same mean in every "
+            "group",
+        )
 
 
 def _check_training(config: RunConfig) -> None:

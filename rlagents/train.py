@@ -219,7 +219,10 @@ def _start(parts: Parts, state: RunState, clock: _Clock) -> None:
 
 
 def _publish(parts: Parts) -> None:
-    parts.pool.load(parts.learner.weights(), parts.learner.steps)
+    weights, version = parts.learner.weights(), parts.learner.steps
+    parts.pool.load(weights, version)
+    for judge in parts.judging:
+        judge.load(weights, version)
 
 
 def _place(entry: Mapping[str, Any]) -> tuple[str, int, str]:

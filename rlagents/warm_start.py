@@ -39,7 +39,7 @@ def demonstrate(
             key=EpisodeKey(stream=STREAM, iteration=0, group=i, member=0),
             task=tasks.demonstration(i, section.env_kwargs),
             sampling=Sampling(),
-            scripted=section.expert,
+            player=f"scripted:{section.expert}",
         )
         for i in range(section.episodes)
     )

@@ -17,6 +17,9 @@ from rlagents.rules import check
 from rlagents.schema import known_keys, nearest_key
 
 GRPO = "algo.name=grpo"
+POINTWISE, TOURNAMENT = "scoring.name=pointwise", "scoring.name=tournament"
+SIMULATED = "scoring.judge.backend=simulated"
+ENDPOINT = "endpoints=[{url: 'http://here/v1', model: some}]"
 MEMORY = "context.strategy=reset_with_memory"
 OVERLAP = "warm_start.train_overlap=true"
 """The preset that is what the dataclasses say."""
@@ -282,6 +285,40 @@ MISTAKES = [
     (
         [GRPO, "algo.credit.trajectory=0"],
         "algo.credit.turn: expected above 0 where algo.credit.t",
+        None,
+    ),
+    # scoring
+    (["scoring.judge.scale=2"], "scoring.judge.scale: got 2.0, which would be ignored; it", None),
+    (["scoring.timeout_s=9"], "it needs scoring.name: function, pointwise or tournament", None),
+    (["scoring.outage_iterations=2"], "it needs scoring.name: pointwise or tournament", None),
+    ([POINTWISE, SIMULATED, "scoring.tournament.prior=2"], "it needs scoring.name: tour", None),
+    ([POINTWISE, SIMULATED, "scoring.judge.position_bias=1"], "it needs scoring.name: tour", None),
+    ([TOURNAMENT, SIMULATED, "scoring.judge.repeats=2"], "it needs scoring.name: pointw", None),
+    ([TOURNAMENT, SIMULATED, "scoring.tournament.rounds=2"], "topology: swiss", None),
+    (
+        [TOURNAMENT, SIMULATED, "scoring.tournament={topology: anchor, matches: 2}"],
+        "it needs scoring.tournament.topology: active",
+        None,
+    ),
+    ([TOURNAMENT, SIMULATED, "scoring.judge.rubric=mine"], "backend: endpoint, model or po", None),
+    ([TOURNAMENT, SIMULATED, "scoring.judge.model=mine"], "it needs scoring.judge.backend: ", None),
+    ([TOURNAMENT, ENDPOINT, "scoring.judge.noise=2"], "scoring.judge.backend: simulated", None),
+    (
+        [TOURNAMENT, ENDPOINT, "scoring.judge={form: refeval, rubric: mine}"],
+        "it needs scoring.judge.form: rubric",
+        None,
+    ),
+    ([TOURNAMENT], "scoring.judge.endpoint: expected the name of an entry of endpoints", None),
+    ([TOURNAMENT, "scoring.judge.backend=model"], "scoring.judge.model: expected a value w", None),
+    (
+        [TOURNAMENT, SIMULATED, "scoring.panel=[{backend: function}]"],
+        "scoring.panel[0].function: expected a value with backend: function, got None",
+        None,
+    ),
+    ([POINTWISE, ENDPOINT, "scoring.judge.form=refmatch"], "scoring.judge.form: expected rub", None),
+    (
+        [TOURNAMENT, SIMULATED, "algo.sampling.filter=band"],
+        "algo.sampling.filter: expected its default with scoring.name: tournament",
         None,
     ),
     (["eval.episodes=0", "eval.greedy=true"], "eval.greedy: got True, which would be ig", None),

@@ -25,7 +25,7 @@ does is to reply. A `continue` or `break` of a turn itself gets no further eithe
 REPL = r"""
 import _thread, ast, linecache, os, signal, sys, time, traceback
 
-SETTLE = b"\xff" * 4
+SETTLE = b"\xff" * 12
 
 def serve(requests, replies, library):
     owner, lock = os.getpid(), _thread.allocate_lock()
@@ -40,9 +40,9 @@ def serve(requests, replies, library):
             data += part
         return data
 
-    def receive(size):
-        left = int.from_bytes(exactly(8), "big") / 10**6
-        return exactly(int.from_bytes(size, "big")).decode(), left
+    def receive(header):
+        size, left = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:], "big")
+        return exactly(size).decode(), left / 10**6
 
     def begin(left):
         nonlocal deadline
@@ -84,7 +84,7 @@ def serve(requests, replies, library):
                 rest = memoryview(b"?%d\n" % len(data) + data)
                 while rest:
                     rest = rest[os.write(replies, rest):]
-                answer, left = receive(exactly(4))
+                answer, left = receive(exactly(12))
                 begin(left)
                 return answer
             finally:
@@ -114,10 +114,10 @@ def serve(requests, replies, library):
     before, after = (hooks.get(name, lambda space: None) for name in ("before", "after"))
     number = 0
     while True:
-        while (size := exactly(4)) == SETTLE:
+        while (header := exactly(12)) == SETTLE:
             noted = False
             os.write(replies, b"0\n")
-        text, left = receive(size)
+        text, left = receive(header)
         number += 1
         name = f"<turn {number}>"
         linecache.cache[name] = (len(text), None, text.splitlines(True), name)
@@ -181,5 +181,5 @@ kept waiting for a processor while the turn has one. It does so by the timer of 
 that only waits gets no further, and code often uses the timer of real time (`signal.alarm`).
 """
 
-SETTLE = b"\xff" * 4
-"""No length of a request."""
+SETTLE = b"\xff" * 12
+"""No length and time of a request."""

@@ -78,6 +78,9 @@ class JudgeSection:
     """Show what the environment answered, not only what the agent did."""
     repeats: int = 1
     """`scoring.name: pointwise`: calls for each trajectory, averaged."""
+    window: int = 0
+    """`backend: model` or `policy`: tokens of a question and its answer; 0 is `context.window`. A
+    question that is longer has no answer."""
     max_tokens: int = 512
     """Of a judge's answer."""
     temperature: float = 0.0
@@ -100,6 +103,7 @@ class JudgeSection:
     latency_s: float = 0.0
 
     def __post_init__(self) -> None:
+        require(self.window >= 0, "scoring.judge.window", self.window, "0 or more")
         for name in ("transcript_chars", "repeats", "max_tokens", "concurrency"):
             value = getattr(self, name)
             require(value >= 1, f"scoring.judge.{name}", value, "1 or more")

@@ -1,4 +1,4 @@
-"""One question to a model, one answer: what judges and players behind endpoints need. Torch-free."""
+"""One question to a model, one answer: for judges, and players behind endpoints. Torch-free."""
 
 from __future__ import annotations
 

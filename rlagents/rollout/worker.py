@@ -39,8 +39,6 @@ class Job:
     key: EpisodeKey
     task: Task
     sampling: Sampling
-    scripted: str | None = None
-    """Name of a scripted policy of the environment, instead of the model."""
     limits: Limits | None = None
     """Of this episode; None is the worker's own."""
     context: ContextSection | None = None

@@ -31,8 +31,10 @@ class PointwiseScorer:
         self._tally = Tally()
 
     def score(self, group: Group) -> ScoredGroup:
-        """Scores [G]; parts `return`, and how many of each member's calls have a mark, `marks`, and
-        have none, `missing`.
+        """Scores [G].
+
+        Parts: `return`; `marks`, how many calls for a member have one; `missing`, how many have
+        none.
 
         Raises:
             JudgeError: when no call for any member has a mark.
@@ -61,7 +63,7 @@ class PointwiseScorer:
         total = np.where(known, marks, 0).sum(axis=1)
         scores = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
         if len(live):
-            self._tally.group(scores[live], [len(c.transcript) for c in candidates])
+            self._tally.scores(scores[live], [len(c.transcript) for c in candidates])
         missing = np.where(failed(group), 0, repeats - count)
         return ScoredGroup(
             group=group,

@@ -81,8 +81,5 @@ class SimulatedJudge:
     def _mark(self, candidate: Candidate, drift: float, noise: float) -> float:
         section = self._section
         return float(
-            LEVEL
-            + section.drift * drift
-            + section.scale * candidate.hidden
-            + section.noise * noise
+            LEVEL + section.drift * drift + section.scale * candidate.hidden + section.noise * noise
         )

@@ -60,11 +60,15 @@ class Tally:
             self._asked += len(marks)
             self._missing += sum(map(math.isnan, marks))
 
-    def group(self, scores: FloatArray, lengths: Sequence[int]) -> None:
-        """Count a group with the scores of its members and the lengths of their transcripts."""
-        known = np.isfinite(scores)
+    def group(self) -> None:
+        """Count a group that the judge is asked about."""
         with self._lock:
             self._groups += 1
+
+    def scores(self, scores: FloatArray, lengths: Sequence[int]) -> None:
+        """Count the scores of a group's members, with the lengths of their transcripts."""
+        known = np.isfinite(scores)
+        with self._lock:
             if known.any():
                 x = scores[known] - scores[known].mean(dtype=float)
                 y = np.asarray(lengths, float)[known]
@@ -74,10 +78,11 @@ class Tally:
     def take(self, *, pairs: bool) -> dict[str, float]:
         """Metrics since the last call; nothing of what has not happened.
 
-        `judge/missing_frac`: matches (or, not in `pairs`, calls) without a verdict. Of matches
-        `judge/position_bias`, the share whose winner flips with the order, and
-        `judge/position_shift`, marks that being shown first is worth; `score/comparisons_per_group`.
-        `score/length_correlation`: Pearson's, of score and transcript length inside groups.
+        `judge/missing_frac`: matches, or without `pairs` calls, that have no verdict.
+        `judge/position_bias`: matches whose winner flips with the order; `judge/position_shift`:
+        marks that being shown first is worth. `score/comparisons_per_group`: matches, those of
+        groups that get no scores included. `score/length_correlation`: Pearson's, of score and
+        transcript length inside groups.
         """
         with self._lock:
             figures: dict[str, float] = {}

@@ -65,8 +65,10 @@ class TournamentScorer:
         self._tally = Tally()
 
     def score(self, group: Group) -> ScoredGroup:
-        """Scores [G]; parts `return`, `rank` (1 is best), and how many of each member's matches
-        have a verdict, `matches`, and have none, `missing`.
+        """Scores [G].
+
+        Parts: `return`; `rank`, 1 is best; `matches`, how many of a member's have a verdict;
+        `missing`, how many have none.
 
         Raises:
             JudgeError: when fewer than `min_matches` of the matches have a verdict, or none has.
@@ -83,15 +85,14 @@ class TournamentScorer:
             "missing": np.zeros(size, np.float32),
         }
         if len(playing) > 1:
-            candidates = [
-                candidate_of(group.trajectories[i], self._judge_section) for i in playing
-            ]
+            candidates = [candidate_of(group.trajectories[i], self._judge_section) for i in playing]
+            self._tally.group()
             rng = np.random.default_rng(group.trajectories[0].key.seed(self._seed, DRAW))
             margins = partial(self._margins, question_of(group), candidates)
             standing = play(self._topology(len(playing), rng), margins)
             self._require_verdicts(standing)
             rewards = rewards_of(standing, self._section.rewards, prior=self._section.prior)
-            self._tally.group(rewards, [len(c.transcript) for c in candidates])
+            self._tally.scores(rewards, [len(c.transcript) for c in candidates])
             scores[playing], parts["rank"][playing] = rewards, standing.ranks
             for match in standing.matches:
                 part = parts["missing" if math.isnan(match.margin) else "matches"]

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from rlagents.envs.arena.seat import Act
 from rlagents.envs.arena.token_games.grammar import (
     DRAWS,
     SIZES,
@@ -22,14 +23,13 @@ from rlagents.envs.arena.token_games.grammar import (
     search,
 )
 
-Act = Callable[[str], str]
-
 BOUNDS = (4, 16, 64, 256, 1024)
 """Candidates that `solver4`, ..., `solver1024` look at, and how hard what they propose is."""
 HARDEST = 4096
 """How hard what the oracle proposes is."""
 _EXPERT = 16
 _GUESSED = 64
+_TRIES = 100
 _TASK = re.compile(r"^[0-9]+/[0-9]+ (propose|solve)(?:[ \n](.*))?\Z", re.MULTILINE | re.DOTALL)
 _PROGRAM = "def mystery(x):\n    return isinstance(x, int) and ({a} * x + {b}) % {m} == {c}"
 _LINE = re.compile(r"\(([0-9]{1,4}) \* x \+ ([0-9]{1,4})\) % ([1-9][0-9]{0,3}) == ([0-9]{1,4})\Z")
@@ -62,16 +62,8 @@ def player(
     def factory(rules: Rules, agent: str, rng: np.random.Generator) -> Act:
         seen: set[str] = set()
 
-        def act(observation: str) -> str:
-            task = _TASK.search(observation)
-            stated = _read(rules, task[2] or "") if task and task[1] == "solve" else None
-            if task and task[1] == "solve":
-                if stated is None:
-                    return "0"
-                seen.add(stated.key)
-                found = answer(stated, rng)
-                return _guess(stated, rng) if rng.random() < error(rules) else found or "0"
-            for _ in range(100):
+        def propose() -> str:
+            for _ in range(_TRIES):
                 puzzle, witness = new(rules, rng)
                 if puzzle.key not in seen:
                     break
@@ -79,6 +71,18 @@ def player(
             if rng.random() < error(rules):
                 witness = _guess(puzzle, rng)
             return _say(rules, puzzle, witness)
+
+        def solve(statement: str) -> str:
+            puzzle = _read(rules, statement)
+            if puzzle is None:
+                return "0"
+            seen.add(puzzle.key)
+            found = answer(puzzle, rng)
+            return _guess(puzzle, rng) if rng.random() < error(rules) else found or "0"
+
+        def act(observation: str) -> str:
+            task = _TASK.search(observation)
+            return solve(task[2] or "") if task and task[1] == "solve" else propose()
 
         return act
 

@@ -1,0 +1,77 @@
+"""Whole runs whose scores come from judges, some of whose calls fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlagents.scoring.judge import Candidate, Question
+from tests.integration.small import done, metrics, refused, summary, write
+
+FAILING: dict[str, Any] = {
+    "name": "tournament",
+    "judge": {"backend": "simulated", "failures": 0.3, "drift": 1.0},
+}
+WARM = {"episodes": 16, "epochs": 2}
+
+
+def test_a_run_with_a_judge_that_fails_now_and_then(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    config = write(tmp_path, scoring=FAILING, warm_start=WARM)
+    done(capsys, "train", config, f"run.dir={run}")
+    lines = [line for line in metrics(run) if "judge/calls" in line]
+    assert len(lines) == 3
+    for line in lines:
+        # 2 groups of 4, 2N - 2 = 6 matches, two calls each; groups sampled anew have as many.
+        groups = line["judge/calls"] / 12
+        assert groups == int(groups) >= 2
+        assert line["score/comparisons_per_group"] == 6.0
+        assert 0 < line["judge/missing_frac"] < 1
+        assert 0 <= line["judge/position_bias"] <= 1
+        assert "score/failed" in line
+        assert "train/return_mean" in line
+    assert summary(run)["iterations"] == 3
+    assert -1 <= summary(run)["evals"][-1]["score_mean"] <= 1  # the return: nobody to compare with
+
+
+def test_a_judge_that_never_answers_leaves_iterations_idle_and_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    dead = {**FAILING, "judge": {"backend": "simulated", "failures": 1.0}}
+    config = write(tmp_path, scoring=dead, warm_start=WARM)
+    out = done(capsys, "train", config, f"run.dir={run}")
+    assert "groups without scores, the last with: scoring train/" in out
+    assert summary(run)["idle_iterations"] == 3
+    assert summary(run)["steps"] == 0
+
+
+def test_an_outage_as_long_as_was_allowed_stops_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    dead = {"name": "pointwise", "judge": {"backend": "simulated", "failures": 1.0}}
+    config = write(tmp_path, scoring={**dead, "outage_iterations": 2}, warm_start=WARM)
+    line = refused(capsys, 1, "train", config, f"run.dir={run}")
+    assert "groups of iteration 2, as in the 1 before; the last with: scoring train/" in line
+    assert "has a mark" in line
+
+
+def longer(question: Question, first: Candidate, second: Candidate) -> tuple[float, float]:
+    """A judge of one's own that likes long answers."""
+    return float(len(first.answer)), float(len(second.answer))
+
+
+def test_a_judge_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    own = {"backend": "function", "function": "tests.integration.test_judged_run:longer"}
+    scoring = {"name": "tournament", "tournament": {"topology": "swiss"}, "judge": own}
+    config = write(tmp_path, scoring=scoring, warm_start=WARM)
+    done(capsys, "train", config, f"run.dir={run}")
+    line = metrics(run)[-1]
+    assert line["judge/missing_frac"] == 0.0
+    assert line["judge/position_shift"] == 0.0
