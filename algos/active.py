@@ -55,7 +55,7 @@ def active(size: int, rng: np.random.Generator, *, matches: int = 0, prior: floa
     so a round is planned without its verdicts; only the means wait for them.
 
     No pair meets again before all have met. Who has no verdict has no score. Margins count as they
-    are: a judge that says only who won, however exactly, is fitted no better than its ties allow.
+    are: of a judge that says only who won, however rightly, the order is not exact.
 
     Args:
         matches: in all; 0 is 2N-2. With fewer than N-1 not everybody is connected: whoever is not

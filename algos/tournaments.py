@@ -63,7 +63,8 @@ class Standing:
 
 
 Course = Generator[IntArray, FloatArray, Standing]
-"""Yields pairs [M, 2], is sent margins [M]."""
+"""Yields pairs [M, 2], is sent margins [M]; those of `active.TAKES_TOTALS` also margins and totals
+[M, 2], where a total is what the judge gave both together."""
 Topology = Callable[[int, np.random.Generator], Course]
 """(number of members, randomness) -> a course."""
 

@@ -144,6 +144,28 @@ def play(config: Config, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def tournament(
+    config: Config,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="players=[A,B,...] [key=value ...]",
+            help="Also games=32, topology=round_robin, out=DIR, and settings to change.",
+        ),
+    ] = None,
+) -> None:
+    """Rank players by games: self, scripted:NAME, endpoint:NAME, folders of runs and of models."""
+    from rlagents.contest import Contest
+
+    contest, rest = Contest.taken(overrides or [])
+    run = _load(config, rest, training=False)
+    contest.check(run)
+    from rlagents import ranking  # torch, after everything else is checked
+
+    ranking.rank(run, contest)
+
+
+@app.command()
 def preview(config: Config, overrides: Overrides = None) -> None:
     """Print one real batch as it would be trained: text, masks, segments, advantages, weights."""
     run = _load(config, overrides)

@@ -6,8 +6,10 @@ import math
 import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Self, get_args
 
+import gymnasium
 import numpy as np
 
 from rlagents import yaml_text
@@ -65,16 +67,17 @@ class Contest:
             raise ConfigError("players: expected two or more, players=[self,scripted:random]")
         return cls(**found), rest
 
-    def check(self, config: RunConfig, seats: int) -> None:
-        """See that all players exist, as far as that can be known at once.
-
-        Args:
-            config: of the environment.
-            seats: that it has.
+    def check(self, config: RunConfig) -> int:
+        """See that all players exist, as far as that is known at once; seats of the environment.
 
         Raises:
             ConfigError: naming the setting.
         """
+        if (Path(self.out) / "config.yaml").exists() and self.out:
+            raise ConfigError(
+                f"out: {self.out!r} holds a run or a tournament already; choose another folder"
+            )
+        seats = seats_of(config)
         for name in self.players:
             if player_of(name)[0] == "past":
                 raise ConfigError(
@@ -87,12 +90,22 @@ class Contest:
                 f"games: expected a multiple of {seats}, since every deal of {config.env.id} "
                 f"is played from each of its seats, got {self.games}"
             )
+        return seats
 
     def episodes(self, seats: int) -> int:
         """How many there are in all."""
         if seats == 1:
             return self.games * len(self.players)
         return self.games * expected_comparisons(self.topology, len(self.players))
+
+
+def seats_of(config: RunConfig) -> int:
+    """Seats of the environment: that it can be made has been seen before."""
+    env: Any = gymnasium.make(config.env.id, disable_env_checker=True, **config.env.kwargs)
+    try:
+        return int(getattr(env.unwrapped, "seats", 1))
+    finally:
+        env.close()
 
 
 def _players(text: str) -> tuple[str, ...]:

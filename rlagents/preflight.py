@@ -36,7 +36,8 @@ def check_env(config: RunConfig) -> None:
     Raises:
         ConfigError: the id is unknown, an argument is unknown or refused, the environment speaks
             something else than text, `warm_start.expert` is not a scripted policy of it, or plays
-            through a context window and can't be split, or there is no such `scoring.function`, judge or rubric.
+            through a context window and can't be split, or there is no such `scoring.function`,
+            judge or rubric.
         EnvironmentFailure: making it fails for another reason.
     """
     if config.scoring.function is not None:

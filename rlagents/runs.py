@@ -74,13 +74,21 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
     os.replace(draft, path)
 
 
-def create(section: RunSection, resolved: str) -> RunFolder:
+def create(
+    section: RunSection, resolved: str, *, parent: str = "runs", key: str = "run.dir"
+) -> RunFolder:
     """Make the folder of a new run and write its resolved config.
 
+    Args:
+        section: names the folder.
+        resolved: the configuration.
+        parent: where folders without a name of their own are made.
+        key: the setting that named the folder.
+
     Raises:
-        ConfigError: naming `run.dir`, when it can't be made or holds a run already.
+        ConfigError: naming `key`, when it can't be made or holds a run already.
     """
-    path = Path(section.dir) if section.dir else _new_folder(Path("runs") / section.name)
+    path = Path(section.dir) if section.dir else _new_folder(Path(parent) / section.name)
     folder = RunFolder(path)
     if folder.config.exists():
         raise ConfigError(
@@ -92,7 +100,7 @@ def create(section: RunSection, resolved: str) -> RunFolder:
         folder.config.write_text(resolved, encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            f"run.dir: can't make the run folder {str(path)!r}: {error.strerror or error}"
+            f"{key}: can't make the run folder {str(path)!r}: {error.strerror or error}"
         ) from error
     return folder
 

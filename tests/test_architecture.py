@@ -53,6 +53,8 @@ LAYERS = (
         "players",
         "launch",
         "policies",
+        "contest",
+        "ranking",
         "trl_bridge",
         "ablate",
         "bench",
@@ -106,6 +108,7 @@ MAY_IMPORT = {
     "tensorboard": ("telemetry/",),
     "matplotlib": (
         "telemetry/ablation.py",
+        "telemetry/bracket.py",
         "telemetry/canvas.py",
         "telemetry/curves.py",
         "telemetry/figures.py",
@@ -142,6 +145,7 @@ MAY_WRITE = (
     "policy/models.py",
     "scoring/cache.py",
     "ablate/",
+    "ranking.py",
     "cli.py",
 )
 WRITES = {"write_text", "write_bytes", "mkdir", "unlink", "rename", "replace", "rmdir", "touch"}

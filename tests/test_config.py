@@ -315,7 +315,7 @@ MISTAKES = [
         "scoring.panel[0].function: expected a value with backend: function, got None",
         None,
     ),
-    ([POINTWISE, ENDPOINT, "scoring.judge.form=refmatch"], "scoring.judge.form: expected rub", None),
+    ([POINTWISE, ENDPOINT, "scoring.judge.form=refmatch"], "scoring.judge.form: expected ", None),
     (
         [TOURNAMENT, SIMULATED, "algo.sampling.filter=band"],
         "algo.sampling.filter: expected its default with scoring.name: tournament",

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rlagents.envs.lab.base import Act, LabEnv, real, whole
+from rlagents.envs.lab.base import Act, LabEnv, flag, real, whole
 
 NEAR, SEEN, PACE = 0.4, 0.4, 0.2
 """What the parts of the quality weigh."""
@@ -69,7 +69,7 @@ class Itinerary(LabEnv):
         letters = string.ascii_lowercase
         self.days = whole("days", days, 1, 9)
         self.stops = whole("stops", stops, 1, len(letters) // self.days)
-        self.rules = rules
+        self.rules = flag("rules", rules)
         self.expert_care = real("expert_care", expert_care, 0, 1)
         self.sights = letters[: self.days * self.stops]
         super().__init__(turns=self.days, observation_limit=512)

@@ -23,7 +23,8 @@ does is to reply. A `continue` or `break` of a turn itself gets no further eithe
 """
 
 REPL = r"""
-import _thread, ast, linecache, os, signal, sys, time, traceback
+import _signal as signal  # as `signal`, without making names of numbers at every call
+import _thread, ast, linecache, os, sys, time, traceback
 
 SETTLE = b"\xff" * 12
 

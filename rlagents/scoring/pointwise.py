@@ -11,7 +11,7 @@ from rlagents.errors import JudgeError
 from rlagents.scoring.calls import Calls
 from rlagents.scoring.judge import PointJudge
 from rlagents.scoring.scorer import ReturnScorer, failed, returns_of
-from rlagents.scoring.tally import Tally, finite
+from rlagents.scoring.tally import Tally, finite, last_problem
 from rlagents.scoring.transcript import candidate_of, question_of
 from rlagents.types import Group, ScoredGroup
 
@@ -57,7 +57,9 @@ class PointwiseScorer:
             marks[live] = np.reshape([finite(answer) for answer in answers], (-1, repeats))
             self._tally.marks(marks[live].ravel().tolist())
             if np.isnan(marks).all():
-                raise JudgeError(f"none of {len(answers)} calls has a mark")
+                raise JudgeError(
+                    f"none of {len(answers)} calls has a mark; {last_problem(answers)}"
+                )
         known = np.isfinite(marks)
         count = known.sum(axis=1)
         total = np.where(known, marks, 0).sum(axis=1)

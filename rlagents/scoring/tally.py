@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rlagents.errors import JudgeError
 from rlagents.types import FloatArray
 
 GREATEST = 1e30
@@ -22,6 +23,12 @@ def finite(answer: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         return math.nan
     return mark if abs(mark) <= GREATEST else math.nan
+
+
+def last_problem(answers: Sequence[Any]) -> str:
+    """What came instead of verdicts, in words."""
+    problems = [str(answer) for answer in answers if isinstance(answer, JudgeError)]
+    return f"the last: {problems[-1]}" if problems else "no call failed, answers made no sense"
 
 
 class Tally:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from rlagents.algos.active import TAKES_TOTALS
 from rlagents.algos.rewards import rewards_of
 from rlagents.algos.topologies import topology
 from rlagents.algos.tournaments import Standing, play
@@ -22,7 +23,7 @@ from rlagents.errors import JudgeError
 from rlagents.scoring.calls import Calls
 from rlagents.scoring.judge import Candidate, PairJudge, Question, Verdict
 from rlagents.scoring.scorer import ReturnScorer, failed, returns_of
-from rlagents.scoring.tally import Tally, finite
+from rlagents.scoring.tally import Tally, finite, last_problem
 from rlagents.scoring.transcript import candidate_of, question_of
 from rlagents.types import FloatArray, Group, IntArray, ScoredGroup
 
@@ -88,9 +89,10 @@ class TournamentScorer:
             candidates = [candidate_of(group.trajectories[i], self._judge_section) for i in playing]
             self._tally.group()
             rng = np.random.default_rng(group.trajectories[0].key.seed(self._seed, DRAW))
-            margins = partial(self._margins, question_of(group), candidates)
+            answers: list[Any] = []
+            margins = partial(self._margins, question_of(group), candidates, answers)
             standing = play(self._topology(len(playing), rng), margins)
-            self._require_verdicts(standing)
+            self._require_verdicts(standing, answers)
             rewards = rewards_of(standing, self._section.rewards, prior=self._section.prior)
             self._tally.scores(rewards, [len(c.transcript) for c in candidates])
             scores[playing], parts["rank"][playing] = rewards, standing.ranks
@@ -108,26 +110,39 @@ class TournamentScorer:
         self._judge.close()
 
     def _margins(
-        self, question: Question, candidates: Sequence[Candidate], pairs: IntArray
+        self,
+        question: Question,
+        candidates: Sequence[Candidate],
+        answers: list[Any],
+        pairs: IntArray,
     ) -> FloatArray:
-        """[M] margins of a round [M, 2], all its calls at once."""
+        """[M] margins of a round of pairs [M, 2]; all its calls run at once.
+
+        [M, 2] margins and totals, the mean of both members' marks together, for a topology that
+        makes something of them. The outcomes of the calls join `answers`.
+        """
         compare = partial(self._judge.compare, question)
         calls: list[Callable[[], Verdict]] = []
         for a, b in pairs:
             calls.append(partial(compare, candidates[a], candidates[b]))
             calls.append(partial(compare, candidates[b], candidates[a]))
-        leads = [_lead(answer) for answer in self._calls.run(calls)]
-        margins = map(self._tally.match, leads[::2], leads[1::2])
-        return np.array(list(margins), np.float32)
+        answered = self._calls.run(calls)
+        answers += answered
+        leads = [_lead(answer) for answer in answered]
+        margins = np.array(list(map(self._tally.match, leads[::2], leads[1::2])), np.float32)
+        if self._section.topology not in TAKES_TOTALS:
+            return margins
+        totals = np.array([_total(answer) for answer in answered], np.float32)
+        return np.stack([margins, (totals[::2] + totals[1::2]) / 2], axis=1)
 
-    def _require_verdicts(self, standing: Standing) -> None:
+    def _require_verdicts(self, standing: Standing, answers: Sequence[Any]) -> None:
         asked = standing.comparisons
         missing = sum(math.isnan(match.margin) for match in standing.matches)
         least = self._section.min_matches
         if missing == asked or asked - missing < least * asked:
             raise JudgeError(
                 f"{missing} of {asked} matches have no verdict, at least {least:.0%} must have one "
-                "(scoring.tournament.min_matches)"
+                f"(scoring.tournament.min_matches); {last_problem(answers)}"
             )
 
 
@@ -135,5 +150,13 @@ def _lead(answer: Any) -> float:
     """By how many marks the member shown first is ahead; NaN for what is no verdict."""
     try:
         return finite(answer.first) - finite(answer.second)
+    except AttributeError:
+        return math.nan
+
+
+def _total(answer: Any) -> float:
+    """Marks of both together; NaN for what is no verdict."""
+    try:
+        return finite(answer.first) + finite(answer.second)
     except AttributeError:
         return math.nan

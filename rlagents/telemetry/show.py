@@ -98,7 +98,9 @@ def trajectory_view(record: Recorded) -> Text:
 
 def _lines(trajectory: Trajectory, score: float | None) -> Iterator[str]:
     task = trajectory.task
-    yield f"== {escape(str(trajectory.key))}  {escape(task.env_id)}  seed {task.seed}"
+    against = f"  seat {task.seat} against {', '.join(task.opponents)}" if task.opponents else ""
+    head = f"== {trajectory.key}  {task.env_id}  seed {task.seed}{against}"
+    yield escape(head)
     yield (
         f"score {_number(score)}  return {_number(trajectory.episode_return)}  "
         f"turns {len(trajectory.turns)}  contexts {trajectory.contexts}  "
@@ -118,6 +120,10 @@ def _lines(trajectory: Trajectory, score: float | None) -> Iterator[str]:
         yield from _turn_lines(number, turn)
     yield "-- end"
     yield from _quote(trajectory.final_observation, "  ")
+    for other in trajectory.others:
+        yield f"== seat {other.task.seat}  return {_number(other.episode_return)}"
+        for number, turn in enumerate(other.turns):
+            yield from _turn_lines(number, turn)
 
 
 def _turn_lines(number: int, turn: Turn) -> Iterator[str]:

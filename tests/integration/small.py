@@ -41,6 +41,8 @@ def write(folder: Path, **sections: Any) -> str:
     for name, changes in sections.items():
         if changes is None:
             config.pop(name)
+        elif isinstance(changes, list):
+            config[name] = changes
         else:
             config[name] = {**config.get(name, {}), **changes}
     path = folder / "config.yaml"
