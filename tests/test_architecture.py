@@ -54,6 +54,8 @@ LAYERS = (
         "launch",
         "policies",
         "contest",
+        "scoreboard",
+        "meetings",
         "ranking",
         "trl_bridge",
         "ablate",

@@ -194,3 +194,78 @@ def test_playing_shows_a_game_against_the_given_opponent(
     code, out, _ = command(capsys, "play", config, "policy.from=oracle")
     assert code == 0
     assert "return 0" in out  # two who are always right
+
+
+def test_an_opponent_behind_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("openai")
+    from tests.policy.loopback import Call, completion, serving
+
+    def copies(call: Call) -> None:
+        """Says the letter that it was shown last: always right."""
+        call.json(completion(call.body["messages"][-1]["content"][:1] or "a"))
+
+    run = tmp_path / "run"
+    with serving(copies) as server:
+        config = write(
+            tmp_path,
+            league={"opponents": ["endpoint:far"]},
+            endpoints=[{"name": "far", "url": server.url, "model": "m"}],
+            warm_start=None,
+            eval={"episodes": 0},
+            train={"iterations": 1},
+        )
+        done(capsys, "train", config, f"run.dir={run}")
+        assert len(server.calls) > 16  # two turns of 8 games, and the question whether it is there
+    for game in trajectories(run, "train"):
+        (other,) = game.others
+        assert [turn.action for turn in other.turns] == [t.observation[:1] for t in other.turns]
+        assert game.metrics["env/margin"] <= 0
+
+
+def test_a_server_that_goes_away_fails_games_and_not_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openai")
+    from tests.policy.loopback import Call, completion, serving
+
+    def soon_gone(call: Call) -> None:
+        if call.number > 12:
+            return call.reset()
+        return call.json(completion("a"))
+
+    run = tmp_path / "run"
+    with serving(soon_gone) as server:
+        endpoint = {"name": "far", "url": server.url, "model": "m", "retries": 0}
+        config = write(
+            tmp_path,
+            league={"opponents": ["endpoint:far", "scripted:random"]},
+            endpoints=[endpoint],
+            warm_start=None,
+            eval={"episodes": 0},
+            train={"iterations": 3},
+        )
+        done(capsys, "train", config, f"run.dir={run}")
+    failed = [t for t in trajectories(run, "train") if t.stop.failed]
+    assert failed
+    assert {t.task.opponents for t in failed} == {("endpoint:far",)}
+    assert all(t.error is not None and "far" in t.error.message for t in failed)
+    assert summary(run)["iterations"] == 3
+
+
+def test_a_policy_behind_a_server_is_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openai")
+    from tests.policy.loopback import Call, completion, serving
+
+    def copies(call: Call) -> None:
+        call.json(completion(call.body["messages"][-1]["content"][:1] or "a"))
+
+    with serving(copies) as server:
+        endpoint = {"name": "far", "url": server.url, "model": "m"}
+        config = small.write(tmp_path, endpoints=[endpoint], eval={"episodes": 4})
+        out = done(capsys, "eval", config, "policy.from=endpoint:far")
+        assert small.shown_score(out) == "1.000"
+        out = done(capsys, "eval", config, "policy.from=endpoint")
+        assert small.shown_score(out) == "1.000"
+    assert "did you mean 'far'" in refused(capsys, 2, "eval", config, "policy.from=endpoint:fra")

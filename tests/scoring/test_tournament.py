@@ -269,6 +269,41 @@ def test_all_calls_of_a_round_run_at_once_and_rounds_one_after_the_other() -> No
     assert np.isfinite(scorer(Judge(together)).score(group(0.0, 2.0, 1.0)).scores).all()
 
 
+class Waves:
+    """A judge whose calls answer a wave at a time: each waits until the wave it is in is full."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self._sizes = sizes
+        self._changed = threading.Condition()
+        self._arrived = 0
+
+    def __call__(self, first: Candidate, second: Candidate) -> Verdict:
+        with self._changed:
+            full = next(
+                end for end in np.cumsum(self._sizes).tolist() if self._arrived < end
+            )  # calls that must have come by the end of this wave
+            self._arrived += 1
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: self._arrived >= full, LONG_S)
+        return honest(first, second)
+
+
+def test_eight_groups_at_once_take_no_more_waves_of_calls_than_rounds() -> None:
+    # N = 16 with 30 matches in rounds of 16, 5, 5, 4, two calls each, eight groups: with as many
+    # calls at once as a round has, four waves. Were a single call late, none would go on.
+    waves = Waves([8 * 2 * matches for matches in (16, 5, 5, 4)])
+    calls = Calls(concurrency=256, timeout_s=LONG_S)
+    section = TournamentSection(topology="active")
+    judged = TournamentScorer(Judge(waves), calls, section, JudgeSection(), seed=0)
+    queue = ScoringQueue(judged, concurrency=8, limit=8, timeout_s=LONG_S)
+    for number in range(8):
+        queue.submit(number, group(*np.linspace(0, 1, 16).tolist()))
+    results = [queue.wait(LONG_S) for _ in range(8)]
+    assert all(result is not None and np.isfinite(result[1].scores).all() for result in results)
+    assert queue.take_figures()["judge/missing_frac"] == 0.0
+    queue.close()
+
+
 def test_closing_the_queue_closes_the_judge() -> None:
     judge = Judge()
     _, queue = through_queue(scorer(judge), group(0.0, 1.0))
