@@ -24,10 +24,11 @@ class Itinerary(LabEnv):
     """Plan a trip, a line a day; how good the plan is shows in no observation.
 
     The card lists the sights in random order, each after the number of its district: `2c 1a 2d
-    1b`. Each district has `stops` of them, and there are as many districts as days. Then comes the
-    number of the day, `1`, and the action is that day's line, `ab`: a visit a letter. Letters that
-    are no sight, and whatever else is written, count as visits of nothing; a line is cut after
-    three times `stops` characters. The task is open-ended: any line is a plan, none is refused.
+    1b`. Each district has `stops` of them, and there are as many districts as days (at most 9, and
+    26 sights: then the numbers of the days begin again). Then comes the number of the day, `1`,
+    and the action is that day's line, `ab`: a visit a letter. Whatever else is written counts as
+    visits of nothing; a line is cut after three times `stops` characters. The task is open-ended:
+    any line is a plan, none is refused.
 
     Score, paid at the end, from 0 to 1 in many small steps, each part a share:
 
@@ -36,7 +37,9 @@ class Itinerary(LabEnv):
     - 0.2 pace: mean over the days of 1 - |visits - stops| / stops, not below 0.
 
     Meant for judges (`scoring.name: tournament`): with `scoring.judge.backend: simulated` they see
-    the score through noise, while the policy never does. `info["metrics"]` has the parts.
+    the score through noise, while the policy never does. `info["metrics"]` has the parts and how
+    many lines hold something else than sights, `invalid`; `info["potential"]` is the quality of
+    the days that are planned.
 
     Known scores: the oracle visits each district on its day, 1 exactly. The random policy writes
     `stops` letters of random sights a day: with D days and S sights
@@ -53,13 +56,13 @@ class Itinerary(LabEnv):
     }
 
     def __init__(
-        self, days: int = 4, stops: int = 2, rules: bool = False, expert_care: float = 0.4
+        self, horizon: int = 4, stops: int = 2, rules: bool = False, expert_care: float = 0.4
     ) -> None:
         """Make the environment.
 
         Args:
-            days: turns, and districts.
-            stops: sights in each district; days x stops is at most 26.
+            horizon: days, which are turns.
+            stops: sights in each district, visits a day.
             rules: put an explanation in front, for policies that were not trained on the game.
             expert_care: probability a day that the expert takes care of it.
 
@@ -67,12 +70,13 @@ class Itinerary(LabEnv):
             ValueError: naming the argument that is out of its range.
         """
         letters = string.ascii_lowercase
-        self.days = whole("days", days, 1, 9)
-        self.stops = whole("stops", stops, 1, len(letters) // self.days)
+        self.horizon = whole("horizon", horizon, 1, 1000)
+        self.stops = whole("stops", stops, 1, len(letters))
         self.rules = flag("rules", rules)
         self.expert_care = real("expert_care", expert_care, 0, 1)
-        self.sights = letters[: self.days * self.stops]
-        super().__init__(turns=self.days, observation_limit=512)
+        self.districts = min(self.horizon, 9, len(letters) // self.stops)
+        self.sights = letters[: self.districts * self.stops]
+        super().__init__(turns=self.horizon, observation_limit=512)
 
     def _draw(self) -> str:
         shuffled = self.rng.permutation(list(self.sights))
@@ -85,34 +89,45 @@ class Itinerary(LabEnv):
 
     def _answer(self, action: str) -> tuple[str, bool]:
         self._lines.append(action[: 3 * self.stops])
-        done = len(self._lines) == self.days
-        return "the end" if done else str(len(self._lines) + 1), done
+        return str(self._today()), False
+
+    def _today(self) -> int:
+        """Number of the day, which is that of its district."""
+        return 1 + len(self._lines) % self.districts
 
     def _score(self) -> float:
-        if len(self._lines) < self.days:
-            return 0.0
+        return self._quality() if len(self._lines) == self.horizon else 0.0
+
+    def _potential(self) -> float:
+        return self._quality()
+
+    def _quality(self) -> float:
         parts = self._parts()
         return NEAR * parts["near"] + SEEN * parts["seen"] + PACE * parts["pace"]
 
     def _parts(self) -> dict[str, float]:
         """Shares that the quality of what is planned so far is made of."""
-        visits = [(day, sight) for day, line in enumerate(self._lines, 1) for sight in line]
+        visits = [
+            (1 + day % self.districts, sight)
+            for day, line in enumerate(self._lines)
+            for sight in line
+        ]
         near = sum(self._district.get(sight) == day for day, sight in visits)
         seen = {sight for _, sight in visits} & set(self.sights)
         pace = [max(0.0, 1 - abs(len(line) - self.stops) / self.stops) for line in self._lines]
         return {
             "near": near / max(1, len(visits)),
             "seen": len(seen) / len(self.sights),
-            "pace": sum(pace) / self.days,
+            "pace": sum(pace) / self.horizon,
         }
 
     def _metrics(self) -> dict[str, float]:
-        return self._parts()
+        odd = sum(not set(line) <= set(self.sights) for line in self._lines)
+        return {**self._parts(), "invalid": float(odd)}
 
     def _here(self) -> list[str]:
         """Sights of the day's district, in the order of the alphabet."""
-        today = len(self._lines) + 1
-        return [sight for sight in self.sights if self._district[sight] == today]
+        return [sight for sight in self.sights if self._district[sight] == self._today()]
 
     def _oracle(self, rng: np.random.Generator) -> Act:
         return lambda observation: "".join(self._here())

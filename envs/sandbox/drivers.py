@@ -103,7 +103,7 @@ def serve(requests, replies, library):
         traceback.print_exception(type(error), error, trace)
 
     # Between turns an interrupt is only noted, so that it tears no request apart. The next turn
-    # raises it: it may have been meant before it had the time to begin.
+    # gets it: it may be meant, and just not have had the time to begin.
     signal.signal(signal.SIGINT, note)
     theirs = signal.default_int_handler  # also where we were started with interrupts ignored
     signal.signal(signal.SIGPROF, expire)
@@ -129,7 +129,7 @@ def serve(requests, replies, library):
             begin(left)
             if noted:
                 noted = False
-                raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGINT)
             before(space)
             tree = ast.parse(text, name)
             last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None

@@ -113,14 +113,9 @@ def win_matrix_table(names: Sequence[str], points: np.ndarray) -> Table:
 
     Args:
         names: [N] players.
-        points: [N, N] as for `win_matrix_figure`.
+        points: [N, N] as for `win_matrix_figure`; here in %.
     """
-    table = Table(
-        title="points of the row against the column, %",
-        title_justify="left",
-        box=None,
-        padding=(0, 1),
-    )
+    table = Table(box=None, padding=(0, 1))
     table.add_column("", justify="right")
     table.add_column("")
     for number in range(len(names)):

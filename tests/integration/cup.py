@@ -1,4 +1,4 @@
-"""Games for tournaments that are interrupted, in which names are attacks, or where chance decides.
+"""A game for tournaments: it is interrupted, and names and errors of players are attacks.
 
 `tests.integration.cup:test/Cup-v0`.
 """
@@ -18,16 +18,16 @@ from tests.telemetry.hostile import HOSTILE
 
 
 class CupGame(DuelGame):
-    """A duel; at its step number `stop` in this process somebody presses Ctrl-C."""
+    """A duel; as game number `stop` of this process begins somebody presses Ctrl-C."""
 
     def __init__(self, turns: int = 2, stop: int = -1) -> None:
         super().__init__(turns=turns)
         self.stop = stop
 
-    def _answer(self, agent: str, action: str) -> str | None:
-        if counted("step") == self.stop:
+    def _draw(self) -> None:
+        if counted("reset") == self.stop:
             os.kill(os.getpid(), signal.SIGINT)
-        return super()._answer(agent, action)
+        super()._draw()
 
     def _hostile(self, agent: str, rng: np.random.Generator) -> Act:
         def act(observation: str) -> str:

@@ -95,7 +95,7 @@ def test_other_topologies(
     assert sum(row["games"] for row in found["players"]) == 2 * 24 * len(found["matches"])
     again = done(capsys, "tournament", *args, f"out={tmp_path / 'again'}")
     assert report(tmp_path / "again") == found
-    assert again.replace("again", "out") == text
+    assert again.replace("/again", "/out") == text
 
 
 def test_players_who_play_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,14 +156,14 @@ def test_failed_games_are_nobodys_points(
 
 
 def test_ctrl_c_keeps_what_was_played(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # 4 steps a game, 3 matches of 20 games: in the middle of them.
-    config, out = write(tmp_path, CUP, {"stop": 100}, rollout={"concurrency": 2}), tmp_path / "out"
+    # 3 matches of 20 games: in the middle of them.
+    config, out = write(tmp_path, CUP, {"stop": 30}, rollout={"concurrency": 2}), tmp_path / "out"
     names = players("random", "oracle", "expert")
     code, text, err = command(capsys, "tournament", config, names, "games=20", f"out={out}")
     assert code == 130 and err.endswith("interrupted\n")
     found, journal = report(out), JournalReader(out / "journal")
     played = len(journal)
-    assert 20 <= played < 40
+    assert 0 < played < 60
     assert found["missing"] == 60 - played
     assert f"interrupted: {60 - played} of 60 games are missing" in text
     assert sum(row["games"] for row in found["players"]) == 2 * played

@@ -182,6 +182,12 @@ WRONG = {
         "note_limit": [-1, 1001, 2.5],
         "expert_haste": [-0.1, 1.1],
     },
+    "rlagents/Itinerary-v0": {
+        "horizon": [0, 10_001, 2.5, "4"],
+        "stops": [0, 27, None],
+        "rules": [1, "no"],
+        "expert_care": [-0.1, 1.1, "0"],
+    },
     "rlagents/Needle-v0": {
         "horizon": [0, 10_001, "1"],
         "characters": [99, 10_000_001, 2e5, None],
