@@ -1,4 +1,4 @@
-"""Tournaments that spend 2N-2 matches where the order is open, and score by a posterior. Pure.
+"""Tournaments that spend about 2N-2 matches where the order is open, and score by a posterior. Pure.
 
 A round is planned as a whole, so all its judge calls run at once. Courses as in `tournaments`, with
 one addition: they may be sent [M, 2], margin and total of every match, instead of margins [M]. The
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlagents.algos.posterior import Posterior, posterior
-from rlagents.algos.tournaments import Course, Match, check_size, standing_of
+from rlagents.algos.tournaments import Course, Match, check_size, evened, standing_of
 from rlagents.types import FloatArray, IntArray
 
 TAKES_TOTALS = ("seeded_margins", "active")
@@ -28,13 +28,21 @@ Floats = NDArray[np.float64]
 
 
 def seeded_margins(size: int, rng: np.random.Generator, *, prior: float = 1.0) -> Course:
-    """2N-2 matches in one round, on a graph that is as even as can be; scores by a posterior.
+    """`usual_matches` in one round, on a graph that is as even as can be; scores by a posterior.
 
     As many as ArenaRL's seeded elimination has (arXiv 2601.06487), but each counts for everybody it
     connects, not for a place in the bracket. The graph is that of `active`, which this is with one
     round. The score is the posterior mean of a member's strength, in marks above the average.
     """
-    return _course(size, rng, [2 * size - 2], prior)
+    return _course(size, rng, [usual_matches(size)], prior)
+
+
+def usual_matches(size: int) -> int:
+    """2N-2, and no more than there are pairs: 1 of two members, 3 of three.
+
+    A judge that draws nothing says the same when it sees the same two again.
+    """
+    return min(2 * size - 2, size * (size - 1) // 2)
 
 
 def active(size: int, rng: np.random.Generator, *, matches: int = 0, prior: float = 1.0) -> Course:
@@ -58,7 +66,7 @@ def active(size: int, rng: np.random.Generator, *, matches: int = 0, prior: floa
     are: of a judge that says only who won, however rightly, the order is not exact.
 
     Args:
-        matches: in all; 0 is 2N-2. With fewer than N-1 not everybody is connected: whoever is not
+        matches: in all; 0 is `usual_matches`. With fewer than N-1 not everybody is connected: whoever is not
             stands by its own part, whose mean is 0.
         prior: the middle of what the prior may weigh against one match; above 0.
 
@@ -67,40 +75,44 @@ def active(size: int, rng: np.random.Generator, *, matches: int = 0, prior: floa
     """
     if matches < 0:
         raise ValueError(f"matches: expected 0 or more, got {matches}")
-    total = matches or 2 * size - 2
+    total = matches or usual_matches(size)
     first = min(size, total)
     rest = [len(part) for part in np.array_split(np.arange(total - first), ROUNDS - 1)]
     return _course(size, rng, [first, *rest], prior)
 
 
 def _course(size: int, rng: np.random.Generator, counts: list[int], prior: float) -> Course:
-    """Rounds of so many matches each."""
+    """Rounds of so many matches each.
+
+    Members are known by places that they draw: so who is which number decides nothing, not even
+    which of equals meet, and renumbered members with a renumbered draw play the same tournament.
+    """
     check_size(size)
     if not prior > 0:
         raise ValueError(f"prior: expected a number above 0, got {prior}")
     counts = [count for count in counts if count] if size > 1 else []
     pairs, margins, totals = np.zeros((0, 2), np.int32), np.zeros(0), np.zeros(0)
     matches: list[Match] = []
+    members = rng.permutation(size) if counts else np.arange(size)
     met_NN = np.zeros((size, size), np.int32)
     known = posterior(pairs, margins, totals, size, prior=prior)
     for number, count in enumerate(counts):
-        cycle = _cycle(size, rng)[:count] if number == 0 else []
+        # Everybody meets two others; of two members there is one match.
+        around = [(place - 1, place) for place in range(1, size)] + [(size - 1, 0)] * (size > 2)
+        cycle = around[:count] if number == 0 else []
         asked = _plan(known, cycle, count, met_NN, rng)
-        margins_M, totals_M = _verdicts((yield asked), len(asked))
+        meeting = members[asked].astype(np.int32)
+        margins_M, totals_M = _verdicts((yield meeting), len(asked))
         pairs = np.concatenate([pairs, asked])
         margins, totals = np.append(margins, margins_M), np.append(totals, totals_M)
         matches += [
             Match(first=int(a), second=int(b), margin=float(margin), round=number)
-            for (a, b), margin in zip(asked, margins_M, strict=True)
+            for (a, b), margin in zip(meeting, margins_M, strict=True)
         ]
         known = posterior(pairs, margins, totals, size, prior=prior)
-    return standing_of(known.mean, matches)
-
-
-def _cycle(size: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Everybody meets two others, in random order; of two members, one match."""
-    order = rng.permutation(size).tolist()
-    return [(order[i - 1], order[i]) for i in range(1 if size == 2 else 0, size)]
+    scores = np.empty(size)
+    scores[members] = evened(known.mean)
+    return standing_of(scores, matches)
 
 
 def _plan(

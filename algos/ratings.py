@@ -6,7 +6,7 @@ Letters: N members, M matches. A match is (first, second, what came of it for th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,10 +147,14 @@ def _verdicts(pairs: IntArray, values: Values, size: int, prior: float) -> Float
     return found
 
 
-def elo(log_strengths: Values) -> Floats:
-    """[N] 1500 + 400 log10(e) (s - mean s): ten to one is 400 points."""
+def elo(log_strengths: Values, anchor: int | None = None) -> Floats:
+    """[N] 1500 + 400 log10(e) (s - mean s): ten to one is 400 points.
+
+    With an anchor 1500 is that member's, so that who else is rated changes nobody's rating.
+    """
     strengths = np.asarray(log_strengths, np.float64)
-    return ELO_CENTRE + ELO_PER_NAT * (strengths - strengths.mean())
+    centre = strengths.mean() if anchor is None else strengths[anchor]
+    return ELO_CENTRE + ELO_PER_NAT * (strengths - centre)
 
 
 def rate(
@@ -160,30 +164,52 @@ def rate(
     rng: np.random.Generator,
     resamples: int = 200,
     prior: float = 1.0,
+    blocks: Sequence[Hashable] | None = None,
+    anchor: int | None = None,
 ) -> list[Rating]:
-    """Bradley-Terry ratings on the Elo scale; intervals by a bootstrap over matches.
+    """Bradley-Terry ratings on the Elo scale, with 95% intervals.
 
-    Ratings are relative: the mean is 1500. The interval is that of the fit with the prior, which
-    pulls to 1500; someone with few matches, or with one outcome only, has an interval that is too
-    short. Without matches everyone stands at 1500, with no width: look at `matches`.
+    Ratings are relative: to their mean or, with an anchor, to that member's. The intervals are
+    those of a bootstrap over blocks of matches. Where a pair has one outcome only nothing varies in a
+    bootstrap; so an interval is at least as wide as the fit's own, 1.96 standard deviations of a
+    normal posterior (`deviations`). Someone without a match stands where the prior has it.
 
     Args:
         results: (first, second, 1 for a win of the first, 0.5 a draw, 0 a loss; NaN no verdict).
-        resamples: of the bootstrap; 0 for none: low = elo = high.
+        size: number of members.
+        rng: draws the bootstrap.
+        resamples: of the bootstrap; 0 for none.
+        prior: as in `bradley_terry`.
+        blocks: a label of each result; those with equal labels depend on each other and are drawn
+            together. None: each stands alone.
+        anchor: the member that has 1500.
 
     Raises:
-        ValueError: as `bradley_terry`.
+        ValueError: as `bradley_terry`, and for labels of another number than results.
         ConfigError: likewise.
     """
-    known = [one for one in results if not math.isnan(one[2])]
-    pairs = np.array([one[:2] for one in known], np.int32).reshape(-1, 2)
-    wins = np.array([one[2] for one in known], np.float64)
-    point = elo(bradley_terry(pairs, wins, size, prior=prior))
+    labels = range(len(results)) if blocks is None else blocks
+    if len(labels) != len(results):
+        raise ValueError(f"expected a label for each of {len(results)} results, got {len(labels)}")
+    known = [i for i, one in enumerate(results) if not math.isnan(one[2])]
+    pairs = np.array([results[i][:2] for i in known], np.int32).reshape(-1, 2)
+    wins = np.array([results[i][2] for i in known], np.float64)
+    together: dict[Hashable, list[int]] = {}
+    for place, i in enumerate(known):
+        together.setdefault(labels[i], []).append(place)
+    drawn_from = [np.array(places) for places in together.values()]
+    strengths = bradley_terry(pairs, wins, size, prior=prior)
+    point = elo(strengths, anchor)
     draws = [point]
     for _ in range(resamples if known else 0):
-        chosen = rng.integers(len(known), size=len(known))
-        draws.append(elo(bradley_terry(pairs[chosen], wins[chosen], size, prior=prior)))
+        chosen = np.concatenate(
+            [drawn_from[i] for i in rng.integers(len(drawn_from), size=len(drawn_from))]
+        )
+        draws.append(elo(bradley_terry(pairs[chosen], wins[chosen], size, prior=prior), anchor))
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    if known:
+        half = 1.96 * ELO_PER_NAT * deviations(pairs, strengths, prior=prior, anchor=anchor)
+        low, high = np.minimum(low, point - half), np.maximum(high, point + half)
     counts = np.bincount(pairs.ravel(), minlength=size)
     return [
         Rating(
@@ -194,3 +220,36 @@ def rate(
         )
         for i in range(size)
     ]
+
+
+def deviations(
+    pairs: IntArray, strengths: Values, *, prior: float = 1.0, anchor: int | None = None
+) -> Floats:
+    """[N] standard deviations of strengths less their mean, or less the anchor's.
+
+    Of the normal posterior around a Bradley-Terry fit: its information is the sum of p (1 - p) over
+    matches, those of the prior included.
+
+    Args:
+        pairs: [M, 2] who met.
+        strengths: [N] of the fit.
+        prior: its weight.
+        anchor: the member whose strength is the zero.
+    """
+    size = len(strengths)
+    games_MN = design(pairs, size)
+    weights_M = _spread(strengths[pairs[:, 0]] - strengths[pairs[:, 1]])
+    information_NN = games_MN.T @ (weights_M[:, None] * games_MN)
+    information_NN += max(prior, LEAST_PRIOR) * np.diag(_spread(np.asarray(strengths)))
+    less_NN = np.eye(size)
+    if anchor is None:
+        less_NN -= 1 / size
+    else:
+        less_NN[:, anchor] -= 1
+    variances = np.diag(less_NN @ np.linalg.inv(information_NN) @ less_NN.T)
+    return np.sqrt(np.maximum(variances, 0.0))
+
+
+def _spread(lead: Values) -> Floats:
+    """Variance of the points, p (1 - p), of a match in which one is ahead by so many nats."""
+    return np.asarray(1 / (2 + 2 * np.cosh(lead)), np.float64)

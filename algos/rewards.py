@@ -7,17 +7,23 @@ from typing import Literal, get_args
 import numpy as np
 
 from rlagents.algos.ratings import bradley_terry, fit_margins
-from rlagents.algos.tournaments import Standing, decided, points, quantiles, win_shares
+from rlagents.algos.tournaments import (
+    Standing,
+    decided,
+    evened,
+    points,
+    quantiles,
+    win_shares,
+)
 from rlagents.types import FloatArray
 
 Reward = Literal["standing", "rank", "win_rate", "bradley_terry", "margin"]
-DECIMALS = 6
-"""Fits are rounded to: members with the same results are equal, not only nearly, or dividing by the
-group's deviation would blow rounding up to a signal."""
+ITERATED = 1e-5
+"""Log-strengths closer than this are equal: the fit is found by iteration."""
 
 
 def rewards_of(standing: Standing, kind: Reward, *, prior: float = 1.0) -> FloatArray:
-    """[N] a score for each member, the more the better; NaN for one without a verdict.
+    """[N] a score for each member, the more the better; NaN for one without a score there.
 
     - `standing`: the scores of the topology, whatever they are there.
     - `rank`: 1 - (rank - 1)/(n - 1) over the n members with a rank: 1 the best, 0 the last; equal
@@ -46,10 +52,11 @@ def rewards_of(standing: Standing, kind: Reward, *, prior: float = 1.0) -> Float
     if kind == "rank":
         return quantiles(standing.ranks)
     if kind == "win_rate":
-        return win_shares(standing.matches, size).astype(np.float32)
-    return np.where(np.isnan(standing.scores), np.nan, _fitted(standing, kind, prior)).astype(
-        np.float32
-    )
+        values = win_shares(standing.matches, size)
+    else:
+        error = ITERATED if kind == "bradley_terry" else 0.0
+        values = evened(_fitted(standing, kind, prior), error=error)
+    return np.where(np.isnan(standing.scores), np.nan, values).astype(np.float32)
 
 
 def _fitted(standing: Standing, kind: Reward, prior: float) -> FloatArray:
@@ -63,4 +70,4 @@ def _fitted(standing: Standing, kind: Reward, prior: float) -> FloatArray:
     else:
         wins = np.array([points(m.margin) for m in matches], np.float32)
         strengths = bradley_terry(pairs, wins, size, prior=prior)
-    return np.round(strengths, DECIMALS).astype(np.float32)
+    return np.asarray(strengths, np.float32)

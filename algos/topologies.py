@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from rlagents.algos.active import active, seeded_margins
+from rlagents.algos.active import active, seeded_margins, usual_matches
 from rlagents.algos.brackets import double_elimination, seeded_single_elimination
 from rlagents.algos.swiss import swiss, swiss_rounds
 from rlagents.algos.tournaments import Topology, anchor, check_size, round_robin
@@ -14,7 +14,7 @@ def topology(name: str, *, matches: int = 0, rounds: int = 0, prior: float = 1.0
     """The topology of that name.
 
     Args:
-        matches: of `active`; 0 is 2N - 2.
+        matches: of `active`; 0 is `usual_matches`.
         rounds: of `swiss`; 0 is `swiss_rounds`.
         prior: of the fits of `seeded_margins` and `active`, in matches against an average member.
 
@@ -39,7 +39,8 @@ def expected_comparisons(name: str, size: int, *, matches: int = 0, rounds: int 
     """Matches that a topology asks for among `size` members, each of two calls of a judge.
 
     A group of one has none. Else round robin N(N-1)/2; anchor N-1; swiss floor(N/2) x rounds;
-    active as many as wanted; the others 2N-2.
+    the eliminations 2N-2; seeded margins min(2N-2, N(N-1)/2), and so has active, or as many as
+    wanted.
 
     Raises:
         ValueError: for another name, or fewer than one member.
@@ -54,4 +55,6 @@ def expected_comparisons(name: str, size: int, *, matches: int = 0, rounds: int 
         return size - 1
     if name == "swiss":
         return size // 2 * swiss_rounds(size, rounds)
-    return (matches if name == "active" else 0) or 2 * (size - 1)
+    if name in ("active", "seeded_margins"):
+        return (matches if name == "active" else 0) or usual_matches(size)
+    return 2 * (size - 1)

@@ -30,6 +30,9 @@ from numpy.typing import NDArray
 
 from rlagents.types import FloatArray, IntArray
 
+ROUNDING = 1e-6
+"""Of the spread of fitted values; theirs is below 1e-7."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
@@ -234,6 +237,41 @@ def standing_by_keys(keys: Sequence[tuple[float, ...]], matches: Sequence[Match]
     places[seen] = [order[keys[member]] for member in seen]
     standing = standing_of(places, matches)
     return replace(standing, scores=quantiles(standing.ranks))
+
+
+def with_verdicts(standing: Standing, least: float) -> Standing:
+    """The standing of the members with a verdict in a share `least` of their matches or more.
+
+    The others have no score and no rank: who could make a judge fall silent whenever it is about to
+    lose would else be judged by its wins. Their matches stay: they say something of the others.
+    """
+    size = len(standing.scores)
+    asked, known = np.zeros((2, size))
+    for match in standing.matches:
+        for member in (match.first, match.second):
+            asked[member] += 1
+            known[member] += not math.isnan(match.margin)
+    scores = np.where(known < least * asked, np.float32(np.nan), standing.scores)
+    return replace(standing, scores=scores, ranks=ranks_of(scores))
+
+
+def evened(values: NDArray[np.floating], *, error: float = 0.0) -> NDArray[np.float64]:
+    """Values [N] of which those are equal that rounding parts: each has the mean of its like.
+
+    Sorted, two neighbours are alike when they differ by at most `ROUNDING` of the whole spread, or
+    by `error`. Ranks, and a division by the group's deviation, would blow such differences up. NaN
+    stays NaN.
+    """
+    even = np.array(values, np.float64)
+    known = np.flatnonzero(~np.isnan(even))
+    if len(known) < 2:
+        return even
+    order = known[np.argsort(even[known])]
+    steps = np.diff(even[order])
+    apart = steps > max(ROUNDING * steps.sum(), error)
+    for like in np.split(order, np.flatnonzero(apart) + 1):
+        even[like] = math.fsum(even[like]) / len(like)
+    return even
 
 
 def _seen(matches: Iterable[Match]) -> list[int]:

@@ -15,11 +15,13 @@ import torch
 
 import rlagents.envs  # noqa: F401  (registers our environments)
 from rlagents.config import ContextSection, JudgeSection, PolicySection, RunConfig
-from rlagents.judges import make_scorer
+from rlagents.errors import ConfigError
+from rlagents.judges import make_scorer, shortest_ask
 from rlagents.players import Hosted, Players, engine_of
 from rlagents.policy import models
 from rlagents.policy.answering import ModelBackend, PolicyBackend
 from rlagents.policy.chat import Chat
+from rlagents.policy.endpoints import Endpoints
 from rlagents.policy.local import LocalEngine
 from rlagents.policy.sampler import Sampling
 from rlagents.policy.tiny import byte_tokenizer
@@ -112,6 +114,7 @@ def make_worker(
     tokenizer: Any = None,
     threads: int | None = None,
     league: str | None = None,
+    endpoints: Endpoints | None = None,
 ) -> RolloutWorker:
     """Environments and engine of one worker. Picklable with `functools.partial`, for Ray.
 
@@ -120,6 +123,7 @@ def make_worker(
         tokenizer: that of the policy, where it is loaded already.
         threads: torch threads, where the process is the worker's own.
         league: folder of the run's frozen versions.
+        endpoints: those of this process, where it has others than the players'.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -143,6 +147,7 @@ def make_worker(
         make_window=make_window,
         device=device,
         league=None if league is None else Path(league),
+        endpoints=endpoints,
     )
     return RolloutWorker(
         sampler=engine,
@@ -154,11 +159,14 @@ def make_worker(
     )
 
 
-def make_judge_model(config: RunConfig, section: JudgeSection, *, device: str) -> ModelBackend:
-    """A model of this process as a judge: one of its own, or the policy.
+def make_judge_model(
+    config: RunConfig, key: str, section: JudgeSection, *, device: str
+) -> ModelBackend:
+    """A model of this process as a judge: one of its own, or the policy. `key` names the section.
 
     Raises:
-        ConfigError: for a model that there is not, or that can't tell a form's labels apart.
+        ConfigError: for a model that there is not, or that can't tell a form's labels apart, and
+            for a window that has no room for a question.
     """
     own = section.backend == "policy"
     policy = config.policy
@@ -169,6 +177,7 @@ def make_judge_model(config: RunConfig, section: JudgeSection, *, device: str) -
         policy, seed=config.run.seed, window=window, device=device, dtype=config.learner.dtype
     )
     chat = Chat(tokenizer)
+    _check_judge_window(config, key, section, chat, window)
     engine = LocalEngine(
         network,
         chat,
@@ -189,8 +198,30 @@ def make_judge_model(config: RunConfig, section: JudgeSection, *, device: str) -
     return backend
 
 
+def _check_judge_window(
+    config: RunConfig, key: str, section: JudgeSection, chat: Chat, window: int
+) -> None:
+    """A question without any transcript fits into the window, with its answer."""
+    ask = shortest_ask(section, pairwise=config.scoring.name == "tournament")
+    try:
+        question = len(chat.render_ids(ask.messages))
+    except ConfigError as error:  # a template that refuses this conversation
+        raise ConfigError(f"{key}.model: {error}") from error
+    if question + ask.max_tokens > window:
+        source = "" if section.window else f"{window}, of context.window"
+        raise ConfigError(
+            f"{key}.window: expected {question + ask.max_tokens} or more, which a question without "
+            f"any transcript ({question} tokens) and its answer ({ask.max_tokens}) take, "
+            f"got {source or window}"
+        )
+
+
 def make_queue(
-    config: RunConfig, *, device: str = "cpu", policies: list[PolicyBackend] | None = None
+    config: RunConfig,
+    *,
+    device: str = "cpu",
+    policies: list[PolicyBackend] | None = None,
+    endpoints: Endpoints | None = None,
 ) -> ScoringQueue:
     """What scores trajectories, by `scoring.name`; sums of rewards need no threads.
 
@@ -198,20 +229,21 @@ def make_queue(
         config: of the run.
         device: of judges that are models of this process.
         policies: judges that are the policy are added to it: they want its newest weights.
+        endpoints: those of this process, where others than judges use them too.
 
     Raises:
         ConfigError: for a function or a judge that there is not.
     """
     section = config.scoring
 
-    def make_model(judge: JudgeSection) -> ModelBackend:
-        backend = make_judge_model(config, judge, device=device)
+    def make_model(key: str, judge: JudgeSection) -> ModelBackend:
+        backend = make_judge_model(config, key, judge, device=device)
         if policies is not None and isinstance(backend, PolicyBackend):
             policies.append(backend)
         return backend
 
     return ScoringQueue(
-        make_scorer(config, make_model),
+        make_scorer(config, make_model, endpoints),
         concurrency=0 if section.name == "return" else section.concurrency,
         limit=section.queue,
         timeout_s=section.timeout_s,
@@ -225,11 +257,21 @@ def make_pool(
     notify: Callable[[str], None],
     model: bool = True,
     league: str | None = None,
+    endpoints: Endpoints | None = None,
 ) -> Pool:
-    """Where episodes run, by `rollout.executor`. `league` is the folder of frozen versions."""
+    """Where episodes run, by `rollout.executor`.
+
+    Args:
+        config: of the run.
+        device: of the policy in this process.
+        notify: takes what the user should know.
+        model: as for `make_worker`.
+        league: the folder of frozen versions.
+        endpoints: those of this process; workers in others have their own.
+    """
     rollout = config.rollout
     if rollout.executor == "local":
-        worker = make_worker(config, device=device, model=model, league=league)
+        worker = make_worker(config, device=device, model=model, league=league, endpoints=endpoints)
         return LocalPool(worker, rollout.concurrency)
     import ray
 

@@ -47,6 +47,8 @@ class Contest:
         rest: list[str] = []
         sections = {key.partition(".")[0] for key in known_keys()}
         for text in overrides:
+            if text.startswith("run.dir="):
+                raise ConfigError(f"run.dir: a tournament writes to out=DIR, got {text!r}")
             key, equals, value = text.partition("=")
             if equals and key in SETTINGS:
                 found[key] = _READ[key](value)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -26,12 +26,14 @@ from rlagents.journal import Journal, JournalReader
 from rlagents.league import LeagueState
 from rlagents.learner.group import LearnerGroup
 from rlagents.load import load, resolved_yaml
-from rlagents.parts import Parts, RunState
+from rlagents.parts import Parts, RunState, ScoringState
+from rlagents.players import check_models
 from rlagents.policy import models
 from rlagents.policy.answering import PolicyBackend
 from rlagents.policy.chat import Chat
+from rlagents.policy.endpoints import Endpoints
 from rlagents.preflight import check_endpoints, check_env
-from rlagents.reporting import write_summary
+from rlagents.reporting import closing_lines, take_scoring, write_summary
 from rlagents.rollout.groups import RolloutState
 from rlagents.rollout.lag import WeightLag
 from rlagents.rollout.ledger import Ledger
@@ -97,8 +99,9 @@ def _run(config: RunConfig, folder: RunFolder, saved: checkpoint.Checkpoint | No
 def _train(config: RunConfig, folder: RunFolder, saved: checkpoint.Checkpoint | None) -> RunResult:
     with Interrupt() as interrupt, Display() as display:
         display.print(f"run folder: {folder.path}")
-        check_endpoints(config)
-        with opened(config, folder, saved, display, interrupt) as (parts, state):
+        asked = check_endpoints(config)
+        check_models(config)
+        with opened(config, folder, saved, display, interrupt, asked) as (parts, state):
             try:
                 train(parts, state)
             except Interrupted:
@@ -110,6 +113,8 @@ def _train(config: RunConfig, folder: RunFolder, saved: checkpoint.Checkpoint | 
                 raise
         table = results_table(state.evals)
         display.print(table)
+        for line in closing_lines(state):
+            display.print(line)
         display.print(f"run folder:  {folder.path}")
         display.print(f"curves:      tensorboard --logdir {folder.path}")
     return RunResult(folder, state, table)
@@ -122,8 +127,12 @@ def opened(
     saved: checkpoint.Checkpoint | None,
     display: Display,
     interrupt: Interrupt,
+    spent: Mapping[str, float] | None = None,
 ) -> Iterator[tuple[Parts, RunState]]:
-    """All parts of a training run, in the state of a checkpoint; closed again at the end."""
+    """All parts of a training run, in the state of a checkpoint; closed again at the end.
+
+    `spent` is what endpoints have cost in this sitting so far.
+    """
     torch.set_num_threads(config.learner.threads)
     with ExitStack() as stack:
         device = models.resolve_device(config.learner.device)
@@ -154,7 +163,16 @@ def opened(
         stack.callback(lines.close)
         display.print(f"starting rollouts ({config.rollout.executor})")
         league = str(folder.league.resolve())
-        pool = build.make_pool(config, device=str(device), notify=display.print, league=league)
+        for name, cost in (spent or {}).items():
+            state.spent[name] = state.spent.get(name, 0.0) + cost
+        endpoints = Endpoints(config.endpoints, state.spent)
+        pool = build.make_pool(
+            config,
+            device=str(device),
+            notify=display.print,
+            league=league,
+            endpoints=endpoints,
+        )
         stack.callback(pool.close)
         interrupt.arm()
         algorithm = GRPO(config.algo)
@@ -163,7 +181,7 @@ def opened(
             interval_s=config.telemetry.watchdog_s, report=display.print, check=interrupt.check
         )
         judging: list[PolicyBackend] = []
-        queue = build.make_queue(config, device=str(device), policies=judging)
+        queue = build.make_queue(config, device=str(device), policies=judging, endpoints=endpoints)
         stack.callback(queue.close)
         spans, turns = Spans(lines), build.sampling_of(config)
         stream = RolloutStream(
@@ -202,6 +220,7 @@ def opened(
                 stream=stream,
                 tasks=tasks,
                 queue=queue,
+                endpoints=endpoints,
                 judging=tuple(judging),
                 sampling=turns,
                 eval_sampling=build.eval_sampling_of(config),
@@ -326,6 +345,8 @@ def _hash(config: RunConfig) -> str:
 def _save(parts: Parts, state: RunState) -> None:
     """Learner, progress and ledger in one checkpoint; the journal is synced before it."""
     parts.journal.flush()
+    take_scoring(parts, state)
+    state.spent = parts.endpoints.spent
     tensors, learner = checkpoint.pack_state(parts.learner.state())
     checkpoint.save(
         parts.folder.checkpoints,
@@ -357,6 +378,7 @@ def _restore(
                 "algo": AlgoState.of(run["algo"]),
                 "history": history.from_plain(run["history"]),
                 "schedule": ScheduleState(**run["schedule"]),
+                "scoring": ScoringState(**run["scoring"]),
                 "league": LeagueState.of(run["league"]),
                 "rollouts": RolloutState.of(run["rollouts"]),
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -115,11 +116,12 @@ class LeagueState:
 
 
 def points_of(trajectory: Trajectory) -> float | None:
-    """What the player of a trajectory has from its game: 1, 1/2 for a draw, 0; None if it failed.
+    """What the player of a trajectory has from its game: 1, 1/2 for a draw, 0.
 
-    The environment's metric `margin` decides, or the return where there is none.
+    None for a game without a result: it failed, or we cut it at a limit. The environment's metric
+    `margin` decides, or the return where there is none.
     """
-    if trajectory.stop.failed:
+    if trajectory.stop.failed or trajectory.stop.cut:
         return None
     margin = trajectory.metrics.get(MARGIN, trajectory.episode_return)
     return 0.5 if abs(margin) < 1e-6 else float(margin > 0)
@@ -142,7 +144,8 @@ def seated(config: RunConfig, state: LeagueState, plan: Plan, block: int) -> Pla
     slots = []
     for number, slot in enumerate(plan.slots):
         names = tuple(_drawn(league, past, rng) for _ in range(league.seats - 1))
-        seat = seats[(block * len(plan.slots) + number) % len(seats)]
+        # Slots beyond the groups that are started are for dropped ones: mostly not played.
+        seat = seats[(block * plan.groups + number) % len(seats)]
         slots.append(replace(slot, seat=seat, opponents=names))
     return replace(plan, slots=tuple(slots))
 
@@ -191,19 +194,30 @@ def win_rates(played: Iterable[Trajectory]) -> dict[str, float]:
 def ratings(state: LeagueState, seed: int) -> dict[str, Rating]:
     """Players in the order of their first rating game, and their ratings by all games so far.
 
-    Games are counted once each, whoever was rated; a draw is half a win for both.
+    The first version has 1500, so that a rating says by how much a player is better than that,
+    whoever else has joined. Games are counted once each, whoever was rated; a draw is half a win
+    for both. Empty without games.
     """
-    names = tuple(dict.fromkeys(name for p in state.pairings for name in (p.second, p.first)))
+    return dict(_ratings(state.pairings, state.versions[0].name if state.versions else "", seed))
+
+
+@lru_cache(maxsize=2)  # asked for after each iteration, changed by a freeze
+def _ratings(
+    pairings: tuple[Pairing, ...], anchor: str, seed: int
+) -> tuple[tuple[str, Rating], ...]:
+    if not any(p.games for p in pairings):
+        return ()
+    names = tuple(dict.fromkeys(name for p in pairings for name in (p.second, p.first)))
     index = {name: i for i, name in enumerate(names)}
     results = [
         (index[p.first], index[p.second], points)
-        for p in state.pairings
+        for p in pairings
         for points, count in ((1.0, p.wins), (0.5, p.draws), (0.0, p.losses))
         for _ in range(count)
     ]
     rng = np.random.default_rng([seed, 7, len(results)])
-    found = rate(results, len(names), rng=rng, resamples=RESAMPLES)
-    return dict(zip(names, found, strict=True))
+    found = rate(results, len(names), rng=rng, resamples=RESAMPLES, anchor=index.get(anchor))
+    return tuple(zip(names, found, strict=True))
 
 
 def report(state: LeagueState, seed: int) -> dict[str, Any]:

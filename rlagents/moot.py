@@ -25,6 +25,8 @@ def reads_sequences(algo: AlgoConfig) -> bool:
 
 REPEATING = ("pinned_window", "compact", "notes", "recursive")
 """Strategies whose fresh contexts begin with turns of earlier ones."""
+FITTING = ("seeded_margins", "active")
+"""Topologies that fit margins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,22 @@ TABLE = (
         "scoring.tournament.topology: swiss",
     ),
     Only(
+        ("scoring.tournament.totals",),
+        lambda c: c.scoring.tournament.topology in FITTING,
+        ("scoring.name", "scoring.tournament.topology"),
+        f"scoring.tournament.topology: {' or '.join(FITTING)}",
+    ),
+    Only(
+        ("scoring.tournament.prior",),
+        lambda c: (
+            c.scoring.tournament.topology in FITTING
+            or c.scoring.tournament.rewards in ("bradley_terry", "margin")
+        ),
+        ("scoring.name", "scoring.tournament.topology", "scoring.tournament.rewards"),
+        f"scoring.tournament.topology: {' or '.join(FITTING)}, or scoring.tournament.rewards: "
+        "bradley_terry or margin",
+    ),
+    Only(
         ("scoring.judge.repeats",),
         lambda c: c.scoring.name == "pointwise",
         ("scoring.name",),
@@ -192,9 +210,21 @@ TABLE = (
         tuple(
             f"scoring.judge.{n}" for n in ("form", "rubric", "max_tokens", "temperature", "cache")
         ),
-        lambda c: c.scoring.judge.backend in ("endpoint", "model", "policy"),
+        lambda c: c.scoring.judge.asked,
         ("scoring.name", "scoring.judge.backend"),
         "scoring.judge.backend: endpoint, model or policy",
+    ),
+    Only(
+        ("scoring.judge.cache",),
+        lambda c: c.scoring.judge.backend != "policy",
+        ("scoring.name", "scoring.judge.backend"),
+        "scoring.judge.backend: endpoint or model: the policy answers anew after each step",
+    ),
+    Only(
+        ("scoring.judge.window",),
+        lambda c: c.scoring.judge.backend in ("model", "policy"),
+        ("scoring.name", "scoring.judge.backend"),
+        "scoring.judge.backend: model or policy",
     ),
     Only(
         ("scoring.judge.rubric",),
@@ -204,9 +234,9 @@ TABLE = (
     ),
     Only(
         ("league.seats", "league.learn", "league.engines"),
-        lambda c: bool(c.league.opponents or c.league.eval_opponents),
-        ("league.opponents", "league.eval_opponents"),
-        "league.opponents or league.eval_opponents",
+        lambda c: bool(c.league.opponents or c.league.eval_opponents or c.league.rating_matches),
+        ("league.opponents", "league.eval_opponents", "league.rating_matches"),
+        "league.opponents, league.eval_opponents or league.rating_matches",
     ),
     Only(
         ("league.choice", "league.keep"),

@@ -17,6 +17,7 @@ from rlagents.journal import Journal
 from rlagents.league import LeagueState
 from rlagents.learner.group import LearnerGroup
 from rlagents.policy.chat import Chat
+from rlagents.policy.endpoints import Endpoints
 from rlagents.policy.sampler import Sampling
 from rlagents.rollout.groups import RolloutState
 from rlagents.rollout.lag import WeightLag
@@ -29,6 +30,20 @@ from rlagents.scoring.queue import ScoringQueue
 from rlagents.telemetry.progress import Display
 from rlagents.telemetry.sinks import Sink
 from rlagents.telemetry.spans import Spans
+
+
+@dataclass(slots=True, kw_only=True)
+class ScoringState:
+    """What judges and other scorers came to, over all sittings of a run."""
+
+    calls: int = 0
+    cost: float = 0.0
+    unscored_groups: int = 0
+    """Groups that the scorer failed for."""
+    unjudged_iterations: int = 0
+    """Iterations of which no group has scores."""
+    held: dict[str, float] = field(default_factory=dict)
+    """Figures that wait for the next optimizer step, the axis they are drawn on."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,6 +66,9 @@ class RunState:
     """What is known of each training task, where tasks come back."""
     schedule: ScheduleState = field(default_factory=ScheduleState)
     """The stage of `schedule.stages`."""
+    scoring: ScoringState = field(default_factory=ScoringState)
+    spent: dict[str, float] = field(default_factory=dict)
+    """Endpoint -> what it has cost; brought up to date when the run is saved."""
     league: LeagueState = field(default_factory=LeagueState)
     """Frozen versions of the policy, and their games."""
     rollouts: RolloutState = field(default_factory=RolloutState)
@@ -79,6 +97,8 @@ class Parts:
     tasks: TaskSource
     queue: ScoringQueue
     """Scores groups and held-out trajectories."""
+    endpoints: Endpoints
+    """What judges and players of this process reach their servers through."""
     judging: Sequence[TakesWeights]
     """Judges that are the policy itself."""
     sampling: Sampling

@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlagents.config import ContextSection, PolicySection, RunConfig, find_endpoint, player_of
+from rlagents.config import ContextSection, PolicySection, RunConfig, player_of
 from rlagents.errors import ConfigError, nearest
 from rlagents.policy import models
 from rlagents.policy.chat import Chat
-from rlagents.policy.endpoint import Endpoint
+from rlagents.policy.endpoints import Endpoints, Line
 from rlagents.policy.engines import Engines
 from rlagents.policy.local import LocalEngine
 from rlagents.policy.sampler import Sampler
@@ -78,6 +79,21 @@ def model_folder(name: str, league: Path | None) -> str:
     return name
 
 
+def check_models(config: RunConfig) -> None:
+    """Read the tokenizers of all models that the league names, before anything runs.
+
+    Raises:
+        ConfigError: for one that is not there.
+    """
+    for name in dict.fromkeys((*config.league.opponents, *config.league.eval_opponents)):
+        if player_of(name)[0] == "model":
+            section = replace(config.policy, model=model_folder(name, None))
+            try:
+                models.check(section)
+            except ConfigError as error:
+                raise ConfigError(f"player {name!r}: {error}") from error
+
+
 class Players:
     """Makes actors, for the seat of a trajectory's player and for the others."""
 
@@ -90,8 +106,12 @@ class Players:
         make_window: MakeWindow,
         device: str,
         league: Path | None,
+        endpoints: Endpoints | None = None,
     ) -> None:
-        """`policy` is None where only others play; `league` holds the run's frozen versions."""
+        """`policy` is None where only others play; `league` holds the run's frozen versions.
+
+        `endpoints` are those of this process, where others than players use them too.
+        """
         self._config = config
         self._policy = policy
         self._chat = chat
@@ -99,8 +119,8 @@ class Players:
         self._device = device
         self._league = league
         self._engines = Engines(self._host, config.league.engines)
-        # Not among the engines, of which the oldest are dropped: what was spent is remembered here.
-        self._endpoints: dict[str, Endpoint] = {}
+        self._endpoints = endpoints or Endpoints(config.endpoints)
+        self._lines: dict[str, Line] = {}
         self._making = threading.Lock()
 
     def actor(self, job: Job, env: TextEnv) -> Actor:
@@ -129,16 +149,19 @@ class Players:
             )
         others = [seat for seat in range(seats) if seat != job.task.seat]
         players: dict[int, SeatPlayer | ScriptedPlayer] = {}
-        for seat, name in zip(others, names, strict=True):
-            players[seat] = self._player(job, base, seat, name)
-        base.seat_players(players)
+        with ExitStack() as stack:  # where one of them can't be made the others are freed
+            for seat, name in zip(others, names, strict=True):
+                players[seat] = self._player(job, base, seat, name)
+                stack.callback(players[seat].close)
+            base.seat_players(players)
+            stack.pop_all()
         return Seats(env, players)
 
     def close(self) -> None:
         """Free all models. May be called twice."""
         self._engines.close()
-        for endpoint in self._endpoints.values():
-            endpoint.close()
+        for line in self._lines.values():
+            line.close()
 
     def _player(self, job: Job, base: Any, seat: int, name: str) -> SeatPlayer | ScriptedPlayer:
         kind, which = player_of(name)
@@ -172,10 +195,18 @@ class Players:
         else:
             hosted = self._engines.take(name)
             release = functools.partial(self._engines.give_back, name)
+        with ExitStack() as stack:
+            if release is not None:
+                stack.callback(release)
+            actor = self._policy_actor(job, hosted, key)
+            stack.pop_all()
+        return actor, release
+
+    def _policy_actor(self, job: Job, hosted: Hosted, key: EpisodeKey) -> PolicyActor:
         sampler: Sampler = hosted.sampler
         if job.recorded and key == job.key:
             sampler = RecordedSampler(sampler, job.recorded, hosted.chat)
-        actor = PolicyActor(
+        return PolicyActor(
             sampler,
             self._make_window(self._config, hosted.chat, job.context),
             job.sampling,
@@ -184,20 +215,20 @@ class Players:
             base_seed=self._config.run.seed,
             timeout_s=self._config.rollout.sampler_timeout_s,
         )
-        return actor, release
 
     def _remote(self, job: Job, name: str, key: EpisodeKey) -> Actor:
         """An actor of a model behind a server."""
         config = self._config
         with self._making:
-            if name not in self._endpoints:
-                self._endpoints[name] = Endpoint(
-                    find_endpoint(config.endpoints, name),
+            if name not in self._lines:
+                self._lines[name] = self._endpoints.line(
+                    name,
                     concurrency=config.rollout.concurrency,
                     deadline_s=config.rollout.sampler_timeout_s,
+                    key="endpoints",
                 )
         return EndpointActor(
-            self._endpoints[name],
+            self._lines[name],
             job.context or config.context,
             job.sampling,
             self._chat.encode_action,

@@ -189,6 +189,7 @@ def preview(config: RunConfig) -> None:
             parts.chat,
             pad_id=parts.pad_id,
             colour=display.console.is_terminal,
+            error=parts.queue.last_error,
         )
         for line in lines:
             display.print(line)

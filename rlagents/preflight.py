@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium import spaces
 
+from rlagents.algos.ratings import bradley_terry
 from rlagents.config import RunConfig, find_endpoint, player_of
 from rlagents.envs import find_spec, unknown_kwargs
 from rlagents.envs.sandbox import SandboxConfig
@@ -37,7 +39,7 @@ def check_env(config: RunConfig) -> None:
         ConfigError: the id is unknown, an argument is unknown or refused, the environment speaks
             something else than text, `warm_start.expert` is not a scripted policy of it, or plays
             through a context window and can't be split, or there is no such `scoring.function`,
-            judge or rubric.
+            judge or rubric, or no library for `scoring.tournament.rewards`.
         EnvironmentFailure: making it fails for another reason.
     """
     if config.scoring.function is not None:
@@ -45,8 +47,13 @@ def check_env(config: RunConfig) -> None:
     for judge in config.scoring.judges if config.scoring.judged else ():
         if judge.backend == "function" and judge.function is not None:
             find_judge(judge.function, pairwise=config.scoring.name == "tournament")
-        elif judge.backend in ("endpoint", "model", "policy") and judge.form == "rubric":
+        elif judge.asked and judge.form == "rubric":
             load_rubric(judge.rubric)
+    if config.scoring.tournament.rewards == "bradley_terry":
+        try:  # without the library of the fit nothing runs
+            bradley_terry(np.array([[0, 1]], np.int32), np.array([1.0]), 2, prior=1.0)
+        except ConfigError as error:
+            raise ConfigError(f"scoring.tournament.rewards: {error}") from None
     if config.context.strategy == "recursive":
         try:
             SandboxConfig.of(config.context.recursive.sandbox)
@@ -79,15 +86,18 @@ def check_env(config: RunConfig) -> None:
         warm.check_windowed()
 
 
-def check_endpoints(config: RunConfig) -> None:
+def check_endpoints(config: RunConfig) -> dict[str, float]:
     """Ask every endpoint that a run needs for one token.
+
+    Returns:
+        name -> what that cost.
 
     Raises:
         ConfigError: for a wrong address, model or key, naming the endpoint.
     """
     used = [
-        find_endpoint(config.endpoints, judge.endpoint, "scoring.judge.endpoint")
-        for judge in (config.scoring.judges if config.scoring.judged else ())
+        find_endpoint(config.endpoints, judge.endpoint, f"{key}.endpoint")
+        for key, judge in (config.scoring.keyed_judges if config.scoring.judged else ())
         if judge.backend == "endpoint"
     ]
     used += [
@@ -95,6 +105,7 @@ def check_endpoints(config: RunConfig) -> None:
         for kind, which in map(player_of, {*config.league.opponents, *config.league.eval_opponents})
         if kind == "endpoint"
     ]
+    cost: dict[str, float] = {}
     for section in {section.name: section for section in used}.values():
         from rlagents.policy.endpoint import Endpoint
 
@@ -103,6 +114,8 @@ def check_endpoints(config: RunConfig) -> None:
             endpoint.check()
         finally:
             endpoint.close()
+        cost[section.name] = endpoint.spent
+    return cost
 
 
 def scripted_policies(config: RunConfig) -> tuple[str, ...]:
@@ -127,22 +140,25 @@ def _check_players(config: RunConfig, made: _Made) -> None:
     for key in ("opponents", "eval_opponents"):
         for name in getattr(league, key):
             _check_player(config, made, f"league.{key}", name)
-    if not (league.opponents or league.eval_opponents):
+    if not (league.opponents or league.eval_opponents or league.rating_matches):
         return
     if made.seats == 1:
         raise ConfigError(
-            f"league.opponents: {config.env.id} has one seat; expected none, "
-            f"got {list(league.opponents or league.eval_opponents)}"
+            f"league: {config.env.id} has one seat; expected no opponents and no rating_matches, "
+            f"got {list(league.opponents or league.eval_opponents) or league.rating_matches}"
         )
     if made.seats != league.seats:
         raise ConfigError(
             f"league.seats: expected {made.seats}, as {config.env.id} has, got {league.seats}"
         )
-    for name in ("seat", "opponent"):
-        if name in config.env.kwargs:
+    given = {"env.kwargs": config.env.kwargs, "warm_start.env_kwargs": config.warm_start.env_kwargs}
+    for number, stage in enumerate(config.schedule.stages):
+        given[f"schedule.stages[{number}].env_kwargs"] = stage.env_kwargs
+    for section, kwargs in given.items():
+        for name in {"seat", "opponent"} & set(kwargs):
             raise ConfigError(
-                f"env.kwargs.{name}: the league decides it (league.learn, league.opponents, "
-                f"league.eval_opponents); expected none, got {config.env.kwargs[name]!r}"
+                f"{section}.{name}: the league decides it (league.learn, league.opponents, "
+                f"league.eval_opponents); expected none, got {kwargs[name]!r}"
             )
 
 

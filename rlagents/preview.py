@@ -13,10 +13,12 @@ from rlagents.config import RunConfig
 from rlagents.learning import batches_of
 from rlagents.policy.chat import Chat
 from rlagents.rollout.collected import Collected
+from rlagents.scoring.scorer import JUDGE_ERROR
 from rlagents.types import (
     Batch,
     BoolArray,
     EpisodeKey,
+    ErrorRecord,
     FloatArray,
     IntArray,
     ScoredGroup,
@@ -41,22 +43,29 @@ def report(
     *,
     pad_id: int,
     colour: bool,
+    error: ErrorRecord | None = None,
 ) -> Iterator[Text]:
-    """Lines for the terminal, best and worst trajectory of the first kept group first."""
+    """Lines for the terminal, best and worst trajectory of the first kept group first.
+
+    `error` is why the group has no scores that was left without them last.
+    """
     groups = collected.kept
     yield Text(
         f"{len(collected.groups)} groups sampled, {len(groups)} kept"
         + "".join(f", dropped: {reason}" for reason in _reasons(collected))
     )
+    unscored = sum(JUDGE_ERROR in scored.parts for scored in collected.groups)
+    if unscored and error is not None:
+        yield Text(f"{unscored} groups without scores, the last with: {escape(error.message)}")
     if not groups:
         yield Text("no group has a signal: nothing would be trained in this iteration")
         groups = collected.groups
     credits = algorithm.advantages(groups, algorithm.initial_state())
-    batches = batches_of(config, groups, credits, pad_id)
+    batches = batches_of(config, groups, credits, pad_id) if collected.kept else []
     for number, batch in enumerate(batches):
         yield Text(_batch_line(number, batch))
     yield _legend(colour)
-    weights = _weights(batches, groups, credits, config.algo.updates)
+    weights = _weights(batches, groups, credits, config.algo.updates) if batches else {}
     shown, skipped = 0, 0
     for group, members in zip(groups, credits, strict=True):
         for member in _ends(group):
@@ -71,7 +80,7 @@ def report(
                 f"{'gets gradient' if credit.gradient else 'NO GRADIENT'}  "
                 f"{len(trajectory.turns)} turns, {trajectory.contexts} segments, "
                 f"stop: {trajectory.stop.value}  "
-                f"weight of a token {_span(weights[trajectory.key])}",
+                f"weight of a token {_span(weights.get(trajectory.key, np.zeros(0, np.float32)))}",
                 style="bold",
             )
             for part in _segments(trajectory, config, chat, credit.trained, colour):

@@ -22,6 +22,7 @@ from rlagents.load import resolved_yaml
 from rlagents.meetings import Duels, Hall, Solos
 from rlagents.players import model_folder
 from rlagents.policy import models
+from rlagents.policy.endpoints import Endpoints
 from rlagents.rollout.watch import Watch
 from rlagents.runs import RunFolder
 from rlagents.scoreboard import Row, pairings, plain, shares, table
@@ -65,10 +66,15 @@ def rank(config: RunConfig, contest: Contest) -> list[Row]:
         display.print(f"tournament folder: {folder.path}")
         device = str(models.resolve_device(config.learner.device))
         own = any(player_of(name)[0] == "self" for name in contest.players)
-        pool = build.make_pool(seated, device=device, notify=display.print, model=own)
+        endpoints = Endpoints(config.endpoints)
+        pool = build.make_pool(
+            seated, device=device, notify=display.print, model=own, endpoints=endpoints
+        )
         # Scores are compared where players play alone; the games of others have a winner.
         scoring = config.scoring if seats == 1 else ScoringSection()
-        queue = build.make_queue(replace(seated, scoring=scoring), device=device)
+        queue = build.make_queue(
+            replace(seated, scoring=scoring), device=device, endpoints=endpoints
+        )
         interrupt.arm()
         watch = Watch(
             interval_s=config.telemetry.watchdog_s, report=display.print, check=interrupt.check

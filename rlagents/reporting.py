@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from typing import Any
 
 import numpy as np
 
 from rlagents.algos.crediting import Credit
-from rlagents.config import RunConfig
+from rlagents.config import RunConfig, find_endpoint
 from rlagents.errors import ConfigError
 from rlagents.figures import (
     best_and_worst,
@@ -22,11 +23,15 @@ from rlagents.league import win_rates
 from rlagents.parts import Parts, RunState
 from rlagents.rollout.collected import Collected
 from rlagents.rollout.worker import Played
+from rlagents.scoring.scorer import JUDGE_ERROR
 from rlagents.telemetry.curves import iteration_lines
 from rlagents.telemetry.figures import contexts_figure, survival_figure, turns_figure
 from rlagents.telemetry.show import trajectory_text
 from rlagents.types import EpisodeKey, ScoredGroup
 from rlagents.visible import escape
+
+SUMMED = ("calls", "tokens", "cost", "failed")
+"""Last part of the names of figures of scoring that count; the others are means and levels."""
 
 
 def write_summary(parts: Parts, state: RunState, running: int | None = None) -> None:
@@ -36,9 +41,19 @@ def write_summary(parts: Parts, state: RunState, running: int | None = None) -> 
         running: trajectories in flight; None are those of groups that are open.
     """
     parts.ledger.check(parts.stream.unsettled if running is None else running)
-    league = {}
+    more: dict[str, Any] = {}
+    if parts.config.scoring.name != "return":
+        scoring = state.scoring
+        more["scoring"] = {
+            "calls": scoring.calls,
+            "cost": scoring.cost,
+            "unscored_groups": scoring.unscored_groups,
+            "unjudged_iterations": scoring.unjudged_iterations,
+        }
+    if parts.config.endpoints:
+        more["spent"] = parts.endpoints.spent
     if state.league.versions:
-        league["league"] = league_report(state.league, parts.config.run.seed)
+        more["league"] = league_report(state.league, parts.config.run.seed)
     parts.folder.write_summary(
         {
             "ledger": parts.ledger.as_dict(),
@@ -50,7 +65,7 @@ def write_summary(parts: Parts, state: RunState, running: int | None = None) -> 
             "env_turns": state.env_turns,
             "tokens_sampled": state.tokens_sampled,
             "tokens_trained": state.tokens_trained,
-            **league,
+            **more,
         }
     )
 
@@ -96,6 +111,24 @@ def _settle_group(
         parts.journal.annotate(trajectory.key, notes)
 
 
+def take_scoring(parts: Parts, state: RunState) -> dict[str, float]:
+    """Figures of scoring since the last call; they also join the run's totals, and what is held.
+
+    An iteration without an optimizer step has no place on the axis: its figures wait for the next
+    one that has. Of counts and costs the sum is held, of anything else the latest.
+    """
+    if parts.config.scoring.name == "return":
+        return {}
+    figures, totals = parts.queue.take_figures(), state.scoring
+    totals.calls += int(figures.get("judge/calls", 0))
+    totals.cost += figures.get("judge/cost", 0.0)
+    totals.unscored_groups += int(figures["score/failed"])
+    for name, value in figures.items():
+        before = totals.held.get(name, 0.0) if name.rpartition("/")[2] in SUMMED else 0.0
+        totals.held[name] = before + value
+    return figures
+
+
 def log(
     parts: Parts,
     state: RunState,
@@ -118,8 +151,8 @@ def log(
     if seconds > 0:
         metrics["rollout/tokens_per_s"] = played.tokens / seconds
     metrics |= figures[-1] if figures else {}
-    if parts.config.scoring.name != "return":
-        metrics |= parts.queue.take_figures()
+    scored = take_scoring(parts, state)
+    metrics |= state.scoring.held
     if parts.config.league.plays:
         metrics |= win_rates(collected.trajectories)
     if parts.config.schedule.stages:
@@ -132,13 +165,19 @@ def log(
         metrics |= depth_of_rollouts(collected)
     if figures:  # without a step there is no new place on the axis
         parts.sink.log(last, metrics)
+        state.scoring.held = {}
         for tag, score, trajectory in best_and_worst(collected.sampled, telemetry.trajectories):
             parts.sink.text(last, tag, trajectory_text(trajectory, score))
         if telemetry.tensorboard and _drawn(parts.config, state):
             _draw(parts, collected)
-    if metrics.get("score/failed") and (error := parts.queue.last_error) is not None:
-        count = f"{metrics['score/failed']:.0f} groups without scores"
+    if scored.get("score/failed") and (error := parts.queue.last_error) is not None:
+        count = f"{scored['score/failed']:.0f} groups without scores"
         parts.display.print(f"{count}, the last with: {escape(error.message)}")
+    for endpoint in parts.endpoints.take_exhausted():
+        parts.display.print(
+            f"endpoint {escape(endpoint.name)}: max_cost is spent ({endpoint.max_cost:g}); "
+            + _without(parts.config, endpoint.name)
+        )
     state.idle_iterations += not figures
     parts.display.print(
         f"iteration {state.iteration}/{parts.config.train.iterations}: "
@@ -146,11 +185,40 @@ def log(
         + f", {metrics.get('time/rollout_s', 0):.1f} s rollouts, "
         f"{metrics.get('time/learn_s', 0):.1f} s learning"
     )
-    if state.idle_iterations == 1 and not figures:
+    if _unjudged(collected):
+        state.scoring.unjudged_iterations += 1
+        if state.scoring.unjudged_iterations == 1:
+            parts.display.print("  no group of this iteration has a verdict: nothing was learned")
+    idle = state.idle_iterations - state.scoring.unjudged_iterations
+    if idle == 1 and not figures and not scored.get("score/failed"):
         parts.display.print(
             "  a group trains when its scores differ: easier tasks, a larger rollout.group_size "
             "or a warm start make that more likely"
         )
+
+
+def closing_lines(state: RunState) -> list[str]:
+    """What is said at the end of what went wrong on the way."""
+    count = state.scoring.unjudged_iterations
+    return [f"{count} of {state.iteration} iterations without any verdict"] if count else []
+
+
+def _unjudged(collected: Collected) -> bool:
+    """Whether the scorer failed for all groups."""
+    groups = collected.groups
+    return bool(groups) and all(JUDGE_ERROR in scored.parts for scored in groups)
+
+
+def _without(config: RunConfig, name: str) -> str:
+    """What a run has to do without when an endpoint answers no more."""
+    judges = config.scoring.judges if config.scoring.judged else ()
+    silent = [
+        judge.backend == "endpoint" and find_endpoint(config.endpoints, judge.endpoint).name == name
+        for judge in judges
+    ]
+    if not any(silent):
+        return "games with it fail"
+    return "groups stay without scores" if all(silent) else "its verdicts are missing"
 
 
 def ended(config: RunConfig, state: RunState) -> bool:

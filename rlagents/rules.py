@@ -20,6 +20,7 @@ from rlagents.stages import check_recursive, check_stages
 
 FILE, OVERRIDE = 1, 2
 """Where a setting was given. A default is 0."""
+_JUDGE = "scoring.judge"
 
 
 def check(
@@ -44,7 +45,9 @@ def check(
             _refuse_ignored(config, rule, given, level)
             config = _reset(config, rule.keys)
             switched |= dict.fromkeys(rule.keys, level)
+    config = _with_panel_checked(config, switched)
     _check_sizes(config)
+    _check_endpoints(config)
     check_stages(config, moot(config))
     if config.scoring.judged:
         _check_judges(config)
@@ -81,6 +84,40 @@ def _refuse_ignored(
             raise ConfigError(
                 f"{key}: got {_get(config, key)!r}, which would be ignored; it needs {rule.need}"
             )
+
+
+def _with_panel_checked(config: RunConfig, given: Mapping[str, int]) -> RunConfig:
+    """As `check` does it with the table: its rows of `scoring.judge`, for each of the panel.
+
+    What an entry gives is known by its difference from the defaults.
+    """
+    level = given.get("scoring.panel", FILE)
+    given = {k: v for k, v in given.items() if not k.startswith(_JUDGE)} | {_JUDGE: level}
+    panel = list(config.scoring.panel)
+    for number, (place, _) in enumerate(config.scoring.keyed_judges[1:]):
+        for rule in TABLE:
+            keys = [key for key in rule.keys if key.startswith(_JUDGE + ".")]
+            names = [key.removeprefix(_JUDGE + ".") for key in keys]
+            alone = dataclasses.replace(config.scoring, judge=panel[number])
+            if not names or rule.active(dataclasses.replace(config, scoring=alone)):
+                continue
+            for name, value, default in _settings(panel[number], ""):
+                if name in names and value != default and level >= _switched_at(rule, given):
+                    need = rule.need.replace(_JUDGE, place)
+                    raise ConfigError(
+                        f"{place}.{name}: got {value!r}, which would be ignored; it needs {need}"
+                    )
+            panel[number] = _reset(panel[number], names)
+    scoring = dataclasses.replace(config.scoring, panel=tuple(panel))
+    return dataclasses.replace(config, scoring=scoring)
+
+
+def _check_endpoints(config: RunConfig) -> None:
+    names: set[str] = set()
+    for number, endpoint in enumerate(config.endpoints):
+        key = f"endpoints[{number}].name"
+        require(endpoint.name not in names, key, endpoint.name, "a name of its own")
+        names.add(endpoint.name)
 
 
 def _check_sizes(config: RunConfig) -> None:
@@ -183,8 +220,7 @@ def _check_sizes(config: RunConfig) -> None:
 def _check_judges(config: RunConfig) -> None:
     """Each judge has who answers; nothing waits for a score that only compares members to rise."""
     scoring = config.scoring
-    for number, judge in enumerate(scoring.judges):
-        key = f"scoring.panel[{number - 1}]" if number else "scoring.judge"
+    for key, judge in scoring.keyed_judges:
         for name in ("function", "model"):
             require(
                 judge.backend != name or bool(getattr(judge, name)),
@@ -192,15 +228,26 @@ def _check_judges(config: RunConfig) -> None:
                 getattr(judge, name),
                 f"a value with backend: {name}",
             )
-        asked = judge.backend in ("endpoint", "model", "policy")
         require(
-            not asked or judge.form == "rubric" or scoring.name == "tournament",
+            not judge.asked or judge.form == "rubric" or scoring.name == "tournament",
             f"{key}.form",
             judge.form,
             "rubric with scoring.name: pointwise: the other forms compare two",
         )
         if judge.backend == "endpoint":
             find_endpoint(config.endpoints, judge.endpoint, f"{key}.endpoint")
+        require(
+            not judge.asked or judge.repeats == 1 or judge.temperature > 0,
+            f"{key}.repeats",
+            judge.repeats,
+            f"1, or {key}.temperature above 0: at 0 the same question has the same answer",
+        )
+        require(
+            judge.call_timeout_s <= scoring.timeout_s,
+            f"{key}.call_timeout_s",
+            judge.call_timeout_s,
+            f"at most scoring.timeout_s ({scoring.timeout_s:g}), which a group has for all calls",
+        )
     sampling = config.algo.sampling
     for key, off in (
         ("schedule.advance", config.schedule.advance != "plateau"),
@@ -238,6 +285,22 @@ def _check_training(config: RunConfig) -> None:
         "no budget with league.opponents: a game that was paused could not be played again from "
         "its record, since the others would answer with other weights",
     )
+    sampling = algo.sampling
+    remembering = {
+        "skip": sampling.skip > 0,
+        "retire": sampling.retire > 0,
+        "curriculum": sampling.curriculum != "none",
+        "group_sizes": sampling.group_sizes is not None,
+        "replay": sampling.replay > 0,
+    }
+    for name, on in remembering.items():
+        require(
+            not on or not config.league.plays,
+            f"algo.sampling.{name}",
+            getattr(sampling, name),
+            "its default with league.opponents: what is known of a task does not hold for another "
+            "seat or opponent",
+        )
     require(
         config.policy.top_p == 1 or config.train.iterations == 0,
         "policy.top_p",

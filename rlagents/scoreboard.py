@@ -12,12 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from rlagents.algos.ratings import ELO_PER_NAT, Rating, bradley_terry, design, elo
+from rlagents.algos.ratings import Rating, rate
 from rlagents.algos.tournaments import Standing, ranks_of
 from rlagents.league import RESAMPLES, LeagueState, Pairing
-
-PRIOR = 1.0
-"""Weight of the prior of ratings, in games against an average player."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,64 +74,26 @@ def pairings(names: Sequence[str], games: Iterable[Game]) -> tuple[Pairing, ...]
 def rated(games: Sequence[Game], size: int, rng: np.random.Generator) -> list[Rating | None]:
     """[N] Bradley-Terry ratings with 95% intervals; None for a player without a game.
 
-    As `algos.ratings.rate`, but the bootstrap draws deals, not games: those of one deal from two
-    seats are opposites where the deal decides, and where every player has played a task alone each
-    score of that task is in N-1 comparisons. Where a pair has one outcome only, nothing varies in a
-    bootstrap; so an interval is at least as wide as the fit's own, 1.96 standard deviations of a
-    normal posterior (its information: sum of p (1 - p) over games, those of the prior included).
+    The bootstrap draws deals, not games: those of one deal from two seats are opposites where the
+    deal decides, and where every player has played a task alone each score of that task is in N-1
+    comparisons.
     """
     known = [game for game in games if game.points is not None]
     seen = sorted({player for game in known for player in (game.first, game.second)})
     place = {player: i for i, player in enumerate(seen)}
-    pairs = np.array([(place[g.first], place[g.second]) for g in known], np.int32).reshape(-1, 2)
-    points = np.array([g.points for g in known], np.float64)
-    deals: dict[Hashable, list[int]] = {}
-    for number, game in enumerate(known):
-        deals.setdefault(game.deal, []).append(number)
-    blocks = [np.array(numbers) for numbers in deals.values()]
     found: list[Rating | None] = [None] * size
     if not seen:
         return found
-
-    strengths = bradley_terry(pairs, points, len(seen), prior=PRIOR)
-    point, draws = elo(strengths), []
-    for _ in range(RESAMPLES):
-        drawn = rng.integers(len(blocks), size=len(blocks))
-        chosen = np.concatenate([blocks[i] for i in drawn])
-        draws.append(elo(bradley_terry(pairs[chosen], points[chosen], len(seen), prior=PRIOR)))
-    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-    half = 1.96 * ELO_PER_NAT * deviations(pairs, strengths)
-    low, high = np.minimum(low, point - half), np.maximum(high, point + half)
-    counts = np.bincount(pairs.ravel(), minlength=len(seen))
+    ratings = rate(
+        [(place[g.first], place[g.second], float(g.points or 0.0)) for g in known],
+        len(seen),
+        rng=rng,
+        resamples=RESAMPLES,
+        blocks=[game.deal for game in known],
+    )
     for player, i in place.items():
-        found[player] = Rating(
-            elo=float(point[i]),
-            low=float(low[i]),
-            high=float(high[i]),
-            matches=int(counts[i]),
-        )
+        found[player] = ratings[i]
     return found
-
-
-def deviations(pairs: np.ndarray, strengths: np.ndarray) -> np.ndarray:
-    """[N] standard deviations of strengths less their mean, in a normal posterior.
-
-    Args:
-        pairs: [M, 2] who met.
-        strengths: [N] of a Bradley-Terry fit with the prior `PRIOR`.
-    """
-    size = len(strengths)
-    games_MN = design(pairs, size)
-    weights_M = _spread(strengths[pairs[:, 0]] - strengths[pairs[:, 1]])
-    information_NN = games_MN.T @ (weights_M[:, None] * games_MN)
-    information_NN += PRIOR * np.diag(_spread(strengths))
-    centred_NN = np.eye(size) - 1 / size
-    return np.sqrt(np.diag(centred_NN @ np.linalg.inv(information_NN) @ centred_NN))
-
-
-def _spread(lead: np.ndarray) -> np.ndarray:
-    """Variance of the points, p (1 - p), of a game in which one is ahead by so many nats."""
-    return 1 / (2 + 2 * np.cosh(lead))
 
 
 def table(

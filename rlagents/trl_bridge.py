@@ -86,6 +86,11 @@ class TrlBridge:
             config.policy, seed=config.run.seed, window=config.context.window
         )
         """For the trainer: fp32, on the CPU. The engine has a copy of its own."""
+        if config.league.plays:
+            raise ConfigError(
+                "league.opponents: TRL plays one seat against the environment's own players; "
+                f"expected none, got {list(config.league.opponents)}"
+            )
         self._source = TaskSource(config.env, config.run.seed, config.league)
         self._tasks: dict[str, Task] = {}
         self._calls = 0

@@ -75,21 +75,27 @@ def _rating_games(parts: Parts, version: Version, others: Sequence[str]) -> list
 def _report(parts: Parts, state: LeagueState, version: Version, failed: int) -> None:
     """Ratings into metrics, TensorBoard and the terminal."""
     by_name = ratings(state, parts.config.run.seed)
-    mine = by_name[version.name]
+    lost = f"{failed} games without a result" if failed else ""
     metrics = {
+        "league/versions": float(len(state.versions)),
+        "league/failed_games": float(failed),
+    }
+    mine = by_name.get(version.name)
+    if mine is None:
+        parts.sink.log(parts.learner.steps, metrics)
+        parts.display.print(f"{version.name}: no rating, {lost}")
+        return
+    metrics |= {
         "league/elo": mine.elo,
         "league/elo_low": mine.low,
         "league/elo_high": mine.high,
-        "league/versions": float(len(state.versions)),
-        "league/failed_games": float(failed),
     }
     metrics |= {f"league/elo_of/{_tag(name)}": rating.elo for name, rating in by_name.items()}
     parts.sink.log(parts.learner.steps, metrics)
     if parts.config.telemetry.tensorboard:
         _draw(parts, state, by_name)
     words = f"{version.name}: Elo {mine.elo:.0f} [{mine.low:.0f}, {mine.high:.0f}]"
-    lost = f", {failed} games failed" if failed else ""
-    parts.display.print(f"{words} over {mine.matches} games{lost}")
+    parts.display.print(f"{words} over {mine.matches} games" + (f", {lost}" if lost else ""))
 
 
 def _draw(parts: Parts, state: LeagueState, found: Mapping[str, Rating]) -> None:

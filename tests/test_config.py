@@ -316,6 +316,79 @@ MISTAKES = [
         None,
     ),
     ([POINTWISE, ENDPOINT, "scoring.judge.form=refmatch"], "scoring.judge.form: expected ", None),
+    ([TOURNAMENT, SIMULATED, "scoring.judge.window=9"], "judge.backend: model or policy", None),
+    (
+        [TOURNAMENT, "scoring.judge={backend: policy, cache: a.db}"],
+        "scoring.judge.cache: got 'a.db', which would be ignored; it needs scoring.judge.backend: "
+        "endpoint or model",
+        None,
+    ),
+    (
+        [TOURNAMENT, SIMULATED, "scoring.tournament={topology: swiss, prior: 2}"],
+        "scoring.tournament.prior: got 2.0, which would be ignored",
+        None,
+    ),
+    (
+        [TOURNAMENT, SIMULATED, "scoring.tournament={topology: anchor, totals: true}"],
+        "it needs scoring.tournament.topology: seeded_margins or active",
+        None,
+    ),
+    (
+        [POINTWISE, ENDPOINT, "scoring.judge.repeats=2"],
+        "scoring.judge.repeats: expected 1, or scoring.judge.temperature above 0",
+        None,
+    ),
+    (
+        [TOURNAMENT, SIMULATED, "scoring.timeout_s=60"],
+        "scoring.judge.call_timeout_s: expected at most scoring.timeout_s (60)",
+        None,
+    ),
+    # each judge of a panel, by itself
+    (
+        [TOURNAMENT, ENDPOINT, "scoring.panel=[{}, {noise: 2}]"],
+        "scoring.panel[1].noise: got 2.0, which would be ignored; it needs "
+        "scoring.panel[1].backend: simulated",
+        None,
+    ),
+    (
+        [TOURNAMENT, SIMULATED, "scoring.panel=[{backend: simulated, rubric: mine}]"],
+        "scoring.panel[0].rubric: got 'mine', which would be ignored",
+        None,
+    ),
+    (
+        [TOURNAMENT, SIMULATED, "scoring.panel=[{backend: simulated, repeats: 2}]"],
+        "scoring.panel[0].repeats: got 2, which would be ignored; it needs scoring.name: pointw",
+        None,
+    ),
+    (
+        [POINTWISE, ENDPOINT, "scoring.panel=[{repeats: 2}]"],
+        "scoring.panel[0].repeats: expected 1, or scoring.panel[0].temperature above 0",
+        None,
+    ),
+    (
+        [TOURNAMENT, SIMULATED, "scoring.panel=[{backend: simulated, call_timeout_s: 400}]"],
+        "scoring.panel[0].call_timeout_s: expected at most scoring.timeout_s (300)",
+        None,
+    ),
+    # endpoints
+    (
+        ["endpoints=[{url: 'http://a', model: m}, {url: 'http://b', model: m}]"],
+        "endpoints[1].name: expected a name of its own, got 'default'",
+        None,
+    ),
+    (
+        [
+            TOURNAMENT,
+            "endpoints=[{url: 'http://a', model: m}, {name: b, url: 'http://b', model: m}]",
+        ],
+        "scoring.judge.endpoint: expected the name of an entry of endpoints (default, b), got none",
+        None,
+    ),
+    (
+        ["endpoints=[{url: 'http://a/v1?api-key=secret', model: m}]"],
+        "endpoints[0].url: expected a base address, without a query",
+        None,
+    ),
     (
         [TOURNAMENT, SIMULATED, "algo.sampling.filter=band"],
         "algo.sampling.filter: expected its default with scoring.name: tournament",
@@ -324,6 +397,22 @@ MISTAKES = [
     (["eval.episodes=0", "eval.greedy=true"], "eval.greedy: got True, which would be ig", None),
     (["telemetry.tensorboard=false", "telemetry.trajectories=1"], "telemetry.trajectories:", None),
 ]
+
+
+@pytest.mark.parametrize("start", ["http://", "ftp://", ""])
+def test_a_secret_in_an_address_is_refused_and_not_repeated(start: str) -> None:
+    told = problem(f"endpoints=[{{url: '{start}me:secret@host/v1', model: m}}]")
+    assert told == "endpoints[0].url: expected no user and secret in it: use key_env"
+
+
+def test_an_override_that_switches_off_what_a_panel_reads(tmp_path: Path) -> None:
+    text = (
+        "scoring: {name: pointwise, judge: {backend: simulated}, "
+        "panel: [{backend: simulated, repeats: 3}]}"
+    )
+    assert load_text(tmp_path, text).scoring.panel[0].repeats == 3
+    assert load_text(tmp_path, text, TOURNAMENT).scoring.panel[0].repeats == 1
+    assert load_text(tmp_path, text, "scoring.name=return").scoring.panel == ()
 
 
 @pytest.mark.parametrize(("overrides", "message", "hint"), MISTAKES)

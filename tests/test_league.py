@@ -15,7 +15,16 @@ from rlagents.algos.sampling import Plan, Slot
 from rlagents.config import EnvSection, LeagueSection, RunConfig, player_of
 from rlagents.data.tasks import TaskSource
 from rlagents.errors import ConfigError
-from rlagents.league import LeagueState, Pairing, Version, points_of, seated, win_rates
+from rlagents.league import (
+    LeagueState,
+    Pairing,
+    Version,
+    points_of,
+    ratings,
+    report,
+    seated,
+    win_rates,
+)
 from rlagents.load import load
 from rlagents.matches import Fixture, fixtures
 from rlagents.types import EpisodeKey, StopReason, Task, Trajectory, Turn
@@ -25,8 +34,9 @@ def config(**league: Any) -> RunConfig:
     return RunConfig(league=LeagueSection(**league))
 
 
-def plan(slots: int) -> Plan:
-    return Plan(slots=(Slot(index=None, attempts=2),) * slots, groups=slots, success=1.0)
+def plan(slots: int, groups: int | None = None) -> Plan:
+    slot = Slot(index=None, attempts=2)
+    return Plan(slots=(slot,) * slots, groups=slots if groups is None else groups, success=1.0)
 
 
 def state(*numbers: int, **more: Any) -> LeagueState:
@@ -118,6 +128,7 @@ def test_points_by_margin_by_return_and_of_failures() -> None:
     assert points_of(played(reward=0.0)) == 0.5
     assert points_of(played(reward=0.7, env__margin=-0.1)) == 0.0
     assert points_of(played(reward=1.0, stop=StopReason.SAMPLER_ERROR)) is None
+    assert points_of(played(reward=1.0, stop=StopReason.TURN_LIMIT)) is None
 
 
 def test_old_games_are_forgotten_slowly() -> None:
@@ -162,6 +173,28 @@ def test_freezing_the_same_number_again_replaces_it() -> None:
     assert [(v.number, v.step) for v in again.versions] == [(0, 0), (4, 9)]
 
 
+def test_ratings_are_relative_to_the_first_version() -> None:
+    games = [("past:4", "past:0", 1.0)] * 30 + [("past:4", "past:0", 0.0)] * 10
+    first = ratings(state(0, 4).rated(games), 0)
+    assert first["past:0"].elo == 1500
+    # 3 to 1 are 400 log10(3) = 191; the prior, a game each, takes some of it.
+    assert 1670 < first["past:4"].elo < 1691
+    more = ratings(state(0, 4).rated([*games, *[("scripted:x", "past:0", 0.0)] * 40]), 0)
+    assert more["past:4"].elo == pytest.approx(first["past:4"].elo, abs=10)
+    assert ratings(state(0, 4), 0) == {}
+    assert report(state(0), 0)["ratings"] == {}
+
+
+def test_every_seat_is_dealt_as_often() -> None:
+    section = config(opponents=("self",), seats=3)
+    counts = Counter(
+        slot.seat
+        for block in range(300)
+        for slot in seated(section, LeagueState(), plan(6, groups=2), block).slots[:2]
+    )
+    assert counts == {0: 200, 1: 200, 2: 200}
+
+
 def test_fixtures_play_each_deal_from_every_seat() -> None:
     assert fixtures([("a", "b")], 3, 2) == [
         Fixture(first="a", second="b", game=0, seat=0),
@@ -204,6 +237,15 @@ def test_another_seat_or_opponent_is_another_task_of_the_same_seed() -> None:
         (["league.opponents=[past]"], "league.snapshot_every: expected 1 or more"),
         (["league.eval_opponents=[self]"], "league.eval_opponents: expected players that stay"),
         (["league.learn=[2]", "league.opponents=[self]"], "league.learn: expected seats from 0"),
+        (
+            ["league.opponents=[past:7]", "league.snapshot_every=1"],
+            "league.opponents: expected past,",
+        ),
+        (["league.eval_opponents=['']"], "league.eval_opponents: expected players that stay"),
+        (
+            ["league.opponents=[self]", "env.train_tasks=8", "algo.sampling.skip=0.5"],
+            "algo.sampling.skip: expected its default with league.opponents",
+        ),
         (["league.choice=recent"], "league.choice: got 'recent', which would be ignored"),
         (
             ["league.opponents=[self]", "rollout.budget_turns=8"],

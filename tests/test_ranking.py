@@ -15,7 +15,6 @@ from rlagents.errors import ConfigError
 from rlagents.scoreboard import (
     Game,
     Row,
-    deviations,
     margin,
     pairings,
     plain,
@@ -181,13 +180,6 @@ def test_a_sweep_is_no_certainty() -> None:
     assert first.elo - 1500 == pytest.approx(1500 - second.elo)
     s = (first.elo - 1500) * math.log(10) / 400
     assert 8 * (1 - 1 / (1 + math.exp(-2 * s))) == pytest.approx(1 / (1 + math.exp(-s)) - 0.5)
-
-
-def test_deviations_by_hand() -> None:
-    # Two equals, 4 games: information [[1, -1], [-1, 1]] + I / 4. Less the mean only the
-    # difference counts: eigenvalue 2 + 1/4, each has half of its variance.
-    pairs = np.array([[0, 1]] * 4)
-    assert deviations(pairs, np.zeros(2)) == pytest.approx(math.sqrt(0.5 / 2.25))
 
 
 @given(st.permutations(range(4)), st.integers(0, 2**20))

@@ -31,7 +31,6 @@ from rlagents.algos.topologies import topology
 from rlagents.algos.tournaments import Standing, play
 from rlagents.bench.report import Figure, Result, figure, machine
 from rlagents.config import JudgeSection, TournamentSection
-from rlagents.scoring.calls import Calls
 from rlagents.scoring.queue import ScoringQueue
 from rlagents.scoring.simulated import SimulatedJudge
 from rlagents.scoring.tournament import TournamentScorer
@@ -222,11 +221,12 @@ def wall_over_ideal(
     latency_s: float = LATENCY_S,
 ) -> float:
     """Wall time of groups that are scored at once by `active`, over the ideal."""
-    section = JudgeSection(backend="simulated", latency_s=latency_s, concurrency=concurrency)
+    section = JudgeSection(
+        backend="simulated", latency_s=latency_s, concurrency=concurrency, call_timeout_s=60
+    )
     tournament = TournamentSection(topology="active")
-    calls = Calls(concurrency=concurrency, timeout_s=60)
     judge = SimulatedJudge(section, seed)
-    scorer = TournamentScorer(judge, calls, tournament, section, seed)
+    scorer = TournamentScorer([(judge, section)], tournament, seed)
     queue = ScoringQueue(scorer, concurrency=groups, limit=groups, timeout_s=300)
     try:
         rng = np.random.default_rng(seed)

@@ -33,7 +33,7 @@ class EndpointSection:
     name: str = "default"
     """What judges, opponents (`endpoint:NAME`) and `policy.from=endpoint:NAME` call it."""
     url: str = ""
-    """Base address, `http://host:8000/v1`."""
+    """Base address, `http://host:8000/v1`; without user, secret or query."""
     model: str = ""
     key_env: str = ""
     """Name of the environment variable that holds the key; empty: the server wants none."""
@@ -46,10 +46,15 @@ class EndpointSection:
     price_out: float = 0.0
     """Likewise of sampled tokens."""
     max_cost: float = 0.0
-    """What a run may spend; beyond it every call fails. 0 is no cap."""
+    """What a run may spend here, judges and players together, over all of its sittings (what was
+    spent since the last checkpoint of a sitting that was killed is not known); beyond it every call
+    fails. With `rollout.executor: ray` players in a worker have a cap of their own, which begins
+    anew with the worker. Other commands (`rlagents eval`, `tournament`) have one each. 0 is no
+    cap."""
 
     def __post_init__(self) -> None:
         require(bool(self.name.strip()), "endpoints.name", self.name, "a name")
+        _check_plain(self.url)
         require(
             self.url.startswith(("http://", "https://")),
             "endpoints.url",
@@ -70,6 +75,18 @@ class EndpointSection:
         )
 
 
+def _check_plain(url: str) -> None:
+    """No secret in an address, which is written into the run's folder and into errors."""
+    host = url.rpartition("://")[2].partition("/")[0]
+    if "@" in host:
+        raise ConfigError("endpoints.url: expected no user and secret in it: use key_env")
+    if "?" in url or "#" in url:
+        raise ConfigError(
+            "endpoints.url: expected a base address, without a query (?...) or a fragment (#...); "
+            "a key belongs into key_env"
+        )
+
+
 def find_endpoint(
     endpoints: Sequence[EndpointSection], name: str, key: str = "endpoints"
 ) -> EndpointSection:
@@ -79,7 +96,7 @@ def find_endpoint(
         ConfigError: with `key`, and the names that there are.
     """
     known = {section.name: section for section in endpoints}
-    if not name and len(known) == 1:
+    if not name and len(endpoints) == 1:
         return next(iter(known.values()))
     if name not in known:
         names = ", ".join(known) or "none is configured"
@@ -133,8 +150,16 @@ class LeagueSection:
             self.snapshot_every,
             "1 or more, so that league.opponents has a past",
         )
+        for name in ("opponents", "eval_opponents"):
+            numbered = [n for n in getattr(self, name) if player_of(n)[0] == "past" and n != "past"]
+            require(
+                not numbered,
+                f"league.{name}",
+                numbered[0] if numbered else None,
+                "past, or the folder of one version: RUN_DIR/league/NUMBER",
+            )
         require(
-            "past" not in self.eval_opponents and "self" not in self.eval_opponents,
+            not {"past", "self"} & {player_of(n)[0] for n in self.eval_opponents},
             "league.eval_opponents",
             list(self.eval_opponents),
             "players that stay the same: no self, no past",

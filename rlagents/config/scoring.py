@@ -29,7 +29,8 @@ class TournamentSection:
     topology: TopologyName = "active"
     """Who meets whom, and what becomes of it (`rlagents.algos.tournaments`)."""
     matches: int = 0
-    """`active`: matches a group; 0 is 2N - 2, as many as `seeded_single_elimination`."""
+    """`active`: matches a group; 0 is 2N - 2, as many as `seeded_single_elimination`, and no more
+    than there are pairs."""
     rounds: int = 0
     """`swiss`: rounds; 0 is ceil(log2 N) + 1."""
     rewards: RewardName = "standing"
@@ -38,7 +39,12 @@ class TournamentSection:
     prior: float = 1.0
     """Weight of the prior in fits, in matches against an average member."""
     min_matches: float = 0.5
-    """Share of the matches that must have a verdict; with fewer the group has no scores."""
+    """Share of the matches that must have a verdict; with fewer the group has no scores. It also
+    holds for each member's own: with fewer this one has none."""
+    totals: bool = False
+    """`seeded_margins`, `active`: also use what both marks come to together: more accurate where
+    nobody can make a judge generous (see experiments/results/tournaments.md), but a transcript that
+    talks its judge into full marks for both gains by it."""
 
     def __post_init__(self) -> None:
         require(self.matches >= 0, "scoring.tournament.matches", self.matches, "0 or more")
@@ -77,19 +83,22 @@ class JudgeSection:
     tool_results: bool = True
     """Show what the environment answered, not only what the agent did."""
     repeats: int = 1
-    """`scoring.name: pointwise`: calls for each trajectory, averaged."""
+    """`scoring.name: pointwise`: calls for each trajectory, averaged; of a judge that is asked only
+    with a `temperature`, since its answers are the same otherwise."""
     window: int = 0
     """`backend: model` or `policy`: tokens of a question and its answer; 0 is `context.window`. A
-    question that is longer has no answer."""
+    question that is longer has no answer; room for one without any transcript must be there."""
     max_tokens: int = 512
     """Of a judge's answer."""
     temperature: float = 0.0
     cache: str | None = None
-    """A file with earlier answers, by content; what is in it is not asked again."""
+    """`backend: endpoint` or `model`: a file with earlier answers, by content; what is in it is not
+    asked again."""
     concurrency: int = 16
     """Calls of it at once."""
     call_timeout_s: float = 120.0
-    """Of one call with its retries; a call without an answer is a missing match."""
+    """Of one call with its retries, at most `scoring.timeout_s`; a call without an answer is a
+    missing match."""
     noise: float = 1.0
     """`backend: simulated`: standard deviation of a mark."""
     drift: float = 0.0
@@ -101,6 +110,11 @@ class JudgeSection:
     failures: float = 0.0
     """Share of calls that fail."""
     latency_s: float = 0.0
+
+    @property
+    def asked(self) -> bool:
+        """Whether it is a language model, that is asked in words."""
+        return self.backend in ("endpoint", "model", "policy")
 
     def __post_init__(self) -> None:
         require(self.window >= 0, "scoring.judge.window", self.window, "0 or more")
@@ -132,7 +146,8 @@ class ScoringSection:
     tournament: TournamentSection = field(default_factory=TournamentSection)
     judge: JudgeSection = field(default_factory=JudgeSection)
     panel: tuple[JudgeSection, ...] = ()
-    """Further judges: marks are the mean over all that answered."""
+    """Further judges, asked beside `judge`: margins are the mean over all that answered in both
+    orders, marks over those that answered for everybody."""
     outage_iterations: int = 0
     """Iterations in a row without any verdict after which a run stops; 0 never does."""
     concurrency: int = 4
@@ -140,7 +155,8 @@ class ScoringSection:
     queue: int = 64
     """While so many groups wait for their scores, no new ones are started."""
     timeout_s: float = 300.0
-    """Of one group; without an answer it has no scores."""
+    """Of one group. Judges' calls without an answer by then are missing; another scorer without an
+    answer gives no scores."""
 
     def __post_init__(self) -> None:
         require(self.concurrency >= 1, "scoring.concurrency", self.concurrency, "1 or more")
@@ -168,3 +184,9 @@ class ScoringSection:
     def judges(self) -> tuple[JudgeSection, ...]:
         """All of the panel."""
         return (self.judge, *self.panel)
+
+    @property
+    def keyed_judges(self) -> tuple[tuple[str, JudgeSection], ...]:
+        """All of the panel, each with the full key of its section."""
+        panel = ((f"scoring.panel[{i}]", judge) for i, judge in enumerate(self.panel))
+        return (("scoring.judge", self.judge), *panel)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email.utils
 import math
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Annotated, Any
@@ -31,6 +32,8 @@ MAY_PASS = frozenset({408, 409, 425, 429})
 """Statuses worth another attempt, beside 500 and above."""
 ARGUMENT_REFUSED = frozenset({400, 403, 422, 501})
 """Statuses of servers that do not know an argument, or do not allow it."""
+OPTIONAL = ("seed", "temperature")
+"""Arguments that an answer can do without: left out where a server refuses them by name."""
 NO_KEY = "none"
 """What is sent where the server wants no key: the library insists on one."""
 
@@ -107,18 +110,22 @@ class Completions:
         )
         self._limit = "max_tokens"
         self._top = TOP_LOGPROBS[0]
+        self._left_out: frozenset[str] = frozenset()
 
     async def complete(self, ask: Ask) -> Answer:
         """The server's answer.
+
+        What it refuses to be told is left out, and remembered where that helped.
 
         Raises:
             CallFailed: when there is none, or it makes no sense.
         """
         top = self._top if ask.labels else 0
+        left_out = self._left_out
         while True:
             try:
                 raw = await self._client.chat.completions.with_raw_response.create(
-                    **self._arguments(ask, top)
+                    **self._arguments(ask, top, left_out)
                 )
                 break
             except (openai.OpenAIError, httpx2.HTTPError) as error:
@@ -126,22 +133,25 @@ class Completions:
             refused = failure.status in ARGUMENT_REFUSED
             if refused and self._limit == "max_tokens" and "max_completion_tokens" in str(failure):
                 self._limit = "max_completion_tokens"
+            elif refused and (named := _named(failure) - left_out):
+                left_out |= named
             elif refused and top:
                 top = TOP_LOGPROBS[TOP_LOGPROBS.index(top) + 1]
             else:
                 raise failure
         if ask.labels:
             self._top = min(self._top, top)
+        self._left_out |= left_out
         return _read(raw.http_response.content, ask.labels, self._hide)
 
-    def _arguments(self, ask: Ask, top: int) -> dict[str, Any]:
+    def _arguments(self, ask: Ask, top: int, left_out: frozenset[str]) -> dict[str, Any]:
         alternatives = {"logprobs": True, "top_logprobs": top} if top else {}
+        optional = {"temperature": ask.temperature, "seed": ask.seed % 2**31}
         return {
             "model": self._model,
             "messages": [{"role": role, "content": text} for role, text in ask.messages],
-            "temperature": ask.temperature,
-            "seed": ask.seed % 2**31,
             self._limit: ask.max_tokens,
+            **{name: value for name, value in optional.items() if name not in left_out},
             **alternatives,
         }
 
@@ -194,6 +204,12 @@ def _failure(error: Exception, hide: Hide) -> CallFailed:
         failed.may_pass = isinstance(cause, httpx2.TransportError)
         failed.billed = not isinstance(cause, httpx2.ConnectError)
     return failed
+
+
+def _named(failure: CallFailed) -> frozenset[str]:
+    """Optional arguments that a refusal names."""
+    said = str(failure)
+    return frozenset(name for name in OPTIONAL if re.search(rf"\b{name}\b", said))
 
 
 def _line(text: str) -> str:

@@ -16,6 +16,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NoReturn
 
 import numpy as np
@@ -44,6 +45,15 @@ class CallFailed(JudgeError):
     """It may have cost what an answer costs: nothing says that the server did no work."""
 
 
+@dataclass(slots=True, eq=False)
+class User:
+    """Who uses an endpoint: what it may do, and what it has cost."""
+
+    slots: asyncio.Semaphore
+    deadline_s: float
+    spent: float = 0.0
+
+
 class Endpoint:
     """Asks a server: retries what may pass, bounded in time, in calls at once and in cost.
 
@@ -52,12 +62,13 @@ class Endpoint:
     else fails at once. `max_cost` holds for what this object spends: answers by their token counts,
     and attempts that were sent and never answered by their estimate, since they may be billed.
     The cap can be passed by what estimates are short of the truth for the attempts under way.
+    Several users share one object, and its cap, through `rlagents.policy.endpoints`.
 
     Args:
         section: where, who, how often, for how much.
-        concurrency: requests at once; further ones wait.
+        concurrency: requests at once; further ones wait. Of calls without a `User` of their own.
         deadline_s: most seconds of a call with all of its attempts and pauses, the wait for others
-            not counted; by default as long as all attempts may take.
+            not counted; by default as long as all attempts may take. Likewise.
         spent: by an earlier part of the same run.
 
     Raises:
@@ -83,9 +94,8 @@ class Endpoint:
         self._section = section
         self._hide: Callable[[str], str] = lambda text: text.replace(key, "***") if key else text
         self._completions = Completions(section, key, self._hide)
-        self._deadline_s = deadline_s or section.timeout_s * (section.retries + 1)
         self._purse = Purse(section.max_cost, spent)
-        self._slots = asyncio.Semaphore(concurrency)
+        self._user = self.user(concurrency, deadline_s)
         self.calls = 0
         """Asked so far."""
         self.failures = 0
@@ -110,7 +120,18 @@ class Endpoint:
         """Cost so far."""
         return self._purse.spent
 
-    def ask(self, ask: Ask) -> Reply:
+    @property
+    def exhausted(self) -> bool:
+        """Whether `max_cost` has refused a call."""
+        return self._purse.exhausted
+
+    def user(self, concurrency: int, deadline_s: float | None) -> User:
+        """One more, with so many calls at once, each so long, as `__init__` says."""
+        section = self._section
+        deadline_s = deadline_s or section.timeout_s * (section.retries + 1)
+        return User(asyncio.Semaphore(concurrency), deadline_s)
+
+    def ask(self, ask: Ask, user: User | None = None) -> Reply:
         """The answer; called from any thread.
 
         Raises:
@@ -119,7 +140,9 @@ class Endpoint:
         with self._lock:
             if self._closed:
                 raise JudgeError(f"endpoint {self._section.name!r} is closed")
-            future = asyncio.run_coroutine_threadsafe(self._outcome(ask), self._loop)
+            future = asyncio.run_coroutine_threadsafe(
+                self._outcome(ask, user or self._user), self._loop
+            )
         try:
             outcome = future.result()
         except concurrent.futures.CancelledError:
@@ -170,15 +193,15 @@ class Endpoint:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._completions.close()
 
-    async def _outcome(self, ask: Ask) -> Reply | JudgeError:
+    async def _outcome(self, ask: Ask, user: User) -> Reply | JudgeError:
         """The reply, or why there is none.
 
         As a value: a raised error would carry the library's objects along, which know the key.
         """
         try:
             with boundary(JudgeError, "asking"):
-                async with self._slots:
-                    return await self._attempts(ask)
+                async with user.slots:
+                    return await self._attempts(ask, user)
         except JudgeError as error:
             self.failures += 1
             name = self._section.name
@@ -188,15 +211,15 @@ class Endpoint:
         finally:
             self.calls += 1
 
-    async def _attempts(self, ask: Ask) -> Reply:
+    async def _attempts(self, ask: Ask, user: User) -> Reply:
         """Try until there is an answer, no attempt is left, or the deadline is there."""
-        end = self._loop.time() + self._deadline_s
+        end = self._loop.time() + user.deadline_s
         last = ""
         try:
             async with asyncio.timeout_at(end):
                 for number in itertools.count():
                     try:
-                        return await self._paid(ask)
+                        return await self._paid(ask, user)
                     except CallFailed as error:
                         pause = error.wait_s or _pause_s(ask.seed, number)
                         late = self._loop.time() + pause >= end
@@ -206,12 +229,12 @@ class Endpoint:
                     self.retried += 1
                     await asyncio.sleep(pause)
         except TimeoutError:
-            failed = CallFailed(f"no answer within {self._deadline_s:g} s{last}")
+            failed = CallFailed(f"no answer within {user.deadline_s:g} s{last}")
             failed.may_pass = True
             raise failed from None
         raise AssertionError  # the loop does not end by itself
 
-    async def _paid(self, ask: Ask) -> Reply:
+    async def _paid(self, ask: Ask, user: User) -> Reply:
         """One attempt, with money set aside for it."""
         prompt = sum(_tokens(text) for _, text in ask.messages)
         estimate = self._price(prompt, ask.max_tokens)
@@ -232,6 +255,7 @@ class Endpoint:
             cost = estimate if error.billed else 0.0
             raise
         finally:
+            user.spent += cost
             await self._purse.settle(estimate, cost)
         return Reply(
             text=answer.text,

@@ -53,7 +53,13 @@ class Engines(Generic[E]):
             self._users[name] = self._users.get(name, 0) + 1
         if mine:
             try:
-                future.set_result(self._make(name))
+                made = self._make(name)
+                with self._lock:
+                    closed = self._closed
+                if closed:  # meanwhile
+                    made.close()
+                    raise RuntimeError("expected open engines, got closed ones")
+                future.set_result(made)
             except BaseException as error:
                 future.set_exception(error)
         try:

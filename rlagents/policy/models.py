@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ from rlagents.policy.tiny import byte_tokenizer, tiny_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DEVICES = ("auto", "cpu", "cuda", "mps")
+_LOADING = threading.Lock()
+"""transformers changes the process's state while it loads (initialisation, tied weights, default
+dtype): two at once leave it changed, and no later model loads."""
 
 
 def load(
@@ -173,7 +177,7 @@ def _tokenizer(source: str, local: bool) -> Any:
 def _pretrained(name: str) -> tuple[Any, Any]:
     source, local = _source(name)
     tokenizer = _tokenizer(source, local)
-    with _loading(source):
+    with _LOADING, _loading(source):
         model = AutoModelForCausalLM.from_pretrained(
             source,
             trust_remote_code=False,

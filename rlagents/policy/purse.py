@@ -21,6 +21,8 @@ class Purse:
         self._holders = 0
         self._changed = asyncio.Condition()
         self.spent = spent
+        self.exhausted = False
+        """The cap has refused an attempt."""
 
     async def reserve(self, estimate: float) -> None:
         """Set the estimate aside.
@@ -31,6 +33,7 @@ class Purse:
         async with self._changed:
             await self._changed.wait_for(lambda: self._fits(estimate) or not self._holders)
             if not self._fits(estimate):
+                self.exhausted = True
                 raise JudgeError(
                     f"the cap max_cost {self._cap:g} is spent: {self.spent:.6g} so far, and this "
                     f"call may cost {estimate:.6g}"

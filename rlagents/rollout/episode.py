@@ -139,8 +139,8 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
     metrics: dict[str, float] = field(default_factory=dict)
     reference: str = ""
-    others: Callable[[], tuple[Trajectory, ...]] = tuple
-    """What the other seats have done so far."""
+    seating: Seating | None = None
+    """Players of ours on the other seats."""
     outcome: Trajectory | None = None
     """Set once, by the episode's thread or by the watchdog that has given up on it."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -208,7 +208,7 @@ class Progress:
                     error=error,
                     metrics={**self.metrics, "seconds": time.monotonic() - self.started},
                     reference=self.reference,
-                    others=self.others(),
+                    others=self.seating.trajectories() if self.seating is not None else (),
                 )
             return self.outcome
 
@@ -245,16 +245,13 @@ def run_episode(
     """
     env: TextEnv | None = None
     actor: Actor | None = None
-    seating: Seating | None = None
     task = progress.task
     try:
         with progress.waiting("env.reset", limits.env_timeout_s):
             with _environment("making the environment"):
                 env = make_env(task)
             with _environment("seating players"):
-                seating = seat(env)
-                if seating is not None:
-                    progress.others = seating.trajectories
+                progress.seating = seat(env)
             with _environment("reset"):
                 observation, info = env.reset(seed=task.seed, options=dict(task.options) or None)
                 progress.observation = plain_text(observation, "an observation")
@@ -311,8 +308,8 @@ def run_episode(
         stop = STOP_OF_BOUNDARY.get(error.boundary, StopReason.SAMPLER_ERROR)
         return progress.finish(stop, error.record())
     finally:
-        if seating is not None:
-            seating.close()
+        if progress.seating is not None:
+            progress.seating.close()
         _close(progress, env, actor, limits)
 
 

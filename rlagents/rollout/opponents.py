@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from rlagents.errors import RlagentsError
+from rlagents.errors import RlagentsError, SamplerError, boundary
 from rlagents.rollout.episode import Action, Actor, TextEnv
 from rlagents.types import EpisodeKey, StopReason, Task, Trajectory, Turn, TurnKind
 
@@ -81,6 +81,7 @@ class SeatPlayer:
             turns=tuple(turns),
             final_observation="",
             stop=self._stop,
+            metrics={"return": reward},  # also where it had no turn
         )
 
 
@@ -122,7 +123,7 @@ class Seats:
     def close(self) -> None:
         """Close each, whatever the others do; a failure to close voids no match."""
         for player in self._players.values():
-            with suppress(RlagentsError):
+            with suppress(RlagentsError), boundary(SamplerError, "closing a player"):
                 player.close()
 
 

@@ -30,6 +30,8 @@ from rlagents.types import EpisodeKey, ErrorRecord, StopReason, Task, Trajectory
 GRACE_S = 2.0
 """The sampler's own time-out fires first; the watchdog is behind it by this much."""
 POLL_S = 0.5
+TURNS_BETWEEN = 2
+"""Turns of each other seat that a call of the environment may wait for, each at its limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +128,8 @@ class RolloutWorker:
         """
         progress = Progress(key=job.key, task=job.task, recorded=job.recorded)
         limits = job.limits or self._limits
-        patience = limits.sampler_timeout_s * len(job.task.opponents)
+        # Between two turns of a seat another may have several.
+        patience = TURNS_BETWEEN * limits.sampler_timeout_s * len(job.task.opponents)
         limits = replace(limits, env_timeout_s=limits.env_timeout_s + patience)
         with self._lock:
             self._live[job.key] = progress
@@ -165,7 +168,7 @@ class RolloutWorker:
             while not done.wait(POLL_S):
                 overdue = self._overdue(progress, limits)
                 if overdue is not None:
-                    self._release(job)
+                    self._release(job, progress)
                     return overdue
         finally:
             with self._lock:
@@ -235,10 +238,12 @@ class RolloutWorker:
         with self._lock:
             return list(self._live.values())
 
-    def _release(self, job: Job) -> None:
-        """Free the conversation of an episode whose thread may never come back to do it."""
+    def _release(self, job: Job, progress: Progress) -> None:
+        """Free the conversations of an episode whose thread may never come back to do it."""
         if self._sampler is not None:
             self._sampler.release(str(job.key))
+        if progress.seating is not None:
+            progress.seating.close()
 
     def _overdue(self, progress: Progress, limits: Limits) -> Trajectory | None:
         now = time.monotonic()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -36,8 +35,8 @@ class AskedJudge:
     rubric's overall ones, 0 to 10. With `refeval` and `refmatch` (arXiv 2602.16802) it asks which
     candidate is better, or nearer to the reference; the marks are the probabilities of the two
     labels as the first token of the answer, 0 to 1. Differences from that paper: the judge is shown
-    what the agents did and not only the last answer; where no label is known there is no verdict
-    instead of a tie.
+    what the agents did and not only the last answer; where another first token is likelier than
+    both labels ("neither"), and the answer's text is no label, there is no verdict instead of a tie.
 
     An answer that is not clear is asked for once more, with the next seed (which is also another
     entry of a cache); then the call has failed.
@@ -53,6 +52,7 @@ class AskedJudge:
         self._section = section
         self._rubric = load_rubric(section.rubric) if section.form == "rubric" else None
         self._lock = threading.Lock()
+        self._spent_before = self._spent()
         self._reset()
 
     def _reset(self) -> None:
@@ -65,8 +65,10 @@ class AskedJudge:
         """The greatest mark; judges of a panel have the same."""
         return 1.0 if self._rubric is None else float(BEST)
 
-    def compare(self, question: Question, first: Candidate, second: Candidate) -> Verdict:
-        """Marks of both, shown in this order.
+    def compare(
+        self, question: Question, first: Candidate, second: Candidate, repeat: int = 0
+    ) -> Verdict:
+        """Marks of both, shown in this order; each `repeat` has seeds of its own.
 
         Raises:
             JudgeError: no answer, none that is clear, or no reference where one is needed.
@@ -77,10 +79,10 @@ class AskedJudge:
         if rubric is None:
             if not question.reference:
                 raise self._refused(f"form {form} needs a reference, and the environment gave none")
-            shares = self._answered(prompt(form, **parts), 0, self._read_shares)
+            shares = self._answered(prompt(form, **parts), repeat, self._read_shares)
             return Verdict(first=shares[0], second=shares[1])
         text = prompt("pairwise", rubric=rubric.text(), answer=answer_form(rubric, LABELS), **parts)
-        marks = self._answered(text, 0, lambda reply: read_marks(reply.text, rubric, LABELS))
+        marks = self._answered(text, repeat, lambda reply: read_marks(reply.text, rubric, LABELS))
         return Verdict(first=rubric.overall(marks[0]), second=rubric.overall(marks[1]))
 
     def rate(self, question: Question, candidate: Candidate, repeat: int) -> float:
@@ -108,14 +110,21 @@ class AskedJudge:
         `judge/calls`: questions put to the backend, second attempts included; of these
         `judge/cached_frac`, answered by a cache, and `judge/parse_fail_frac`, answered unclearly.
         `judge/fail_frac`: verdicts that were asked for and not given. `judge/tokens` (prompts and
-        answers, none for what a cache answered), `judge/cost`. With labels `judge/label_text_frac`:
+        answers, none for what a cache answered). `judge/cost`: what the backend has spent, where it
+        counts that (an attempt without an answer may be billed, too), else that of the answers. With
+        labels `judge/label_text_frac`:
         answers whose label was known, but no probability of it.
         """
         with self._lock:
+            spent = self._spent()
+            if spent is None or self._spent_before is None:
+                cost = self._cost
+            else:
+                cost, self._spent_before = spent - self._spent_before, spent
             figures = {
                 "judge/calls": float(self._calls),
                 "judge/tokens": float(self._tokens),
-                "judge/cost": self._cost,
+                "judge/cost": cost,
             }
             if self._verdicts:
                 figures["judge/fail_frac"] = self._failed / self._verdicts
@@ -131,6 +140,10 @@ class AskedJudge:
     def close(self) -> None:
         """Close the backend."""
         self._backend.close()
+
+    def _spent(self) -> float | None:
+        """The backend's cost so far; None where it does not count it."""
+        return getattr(self._backend, "spent", None)
 
     def _refused(self, problem: str) -> JudgeError:
         """The error of a call that can't be made; counted."""
@@ -182,9 +195,10 @@ class AskedJudge:
         return reply
 
     def _read_shares(self, reply: Reply) -> tuple[float, float]:
-        """Probabilities of the labels; 1 and 0 where only the text is known."""
-        if any(reply.label_logprobs.get(label, -math.inf) > -math.inf for label in LABELS):
-            return label_shares(reply.label_logprobs, LABELS)
+        """Probabilities of the labels; 1 and 0 where only the text says which."""
+        shares = label_shares(reply.label_logprobs, LABELS)
+        if shares is not None:
+            return shares
         label = read_label(reply.text, LABELS)
         if label is None:
             raise UnclearAnswer(f"expected one of {', '.join(LABELS)}, got another answer")

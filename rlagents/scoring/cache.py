@@ -73,6 +73,11 @@ class CachedBackend:
         """The backend's."""
         return self._backend.identity
 
+    @property
+    def spent(self) -> float | None:
+        """The backend's cost so far; None where it does not count it."""
+        return getattr(self._backend, "spent", None)
+
     def ask(self, ask: Ask) -> Reply:
         """The answer from the file (its cost is 0), or the backend's.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -33,8 +34,8 @@ class Calls:
     more than twice `concurrency` threads: when all of them are left behind, what waits fails at
     once, until one of them returns.
 
-    Threads are started when there is something to call and end when there is not: there is nothing
-    to close, and none keeps the process alive.
+    Threads are started when there is something to call and end when there is not; none keeps the
+    process alive.
     """
 
     def __init__(self, *, concurrency: int, timeout_s: float) -> None:
@@ -50,20 +51,43 @@ class Calls:
         self._waiting: deque[_Call] = deque()
         self._working = 0
         self._left_behind = 0
+        self._closed = False
 
-    def run(self, functions: Sequence[Callable[[], T]]) -> list[T | JudgeError]:
+    def run(
+        self, functions: Sequence[Callable[[], T]], deadline: float = math.inf
+    ) -> list[T | JudgeError]:
         """What each function returned, in their order; a JudgeError for one that raised or hung.
 
         Blocks until all are done. Called from many threads at once.
+
+        Args:
+            functions: none of them begins after the deadline.
+            deadline: of `time.monotonic`; those that are under way then have failed, too.
         """
         calls = [_Call(function) for function in functions]
         with self._changed:
-            self._waiting.extend(calls)
-            self._staff()
+            if self._ended(deadline) is None:
+                self._waiting.extend(calls)
+                self._staff()
             while not all(call.done for call in calls):
-                self._changed.wait(self._until_late(calls))
+                if (ended := self._ended(deadline)) is not None:
+                    self._withdraw(calls, ended)
+                    break
+                self._changed.wait(self._until_late(calls, deadline))
                 self._give_up(calls)
         return [call.outcome for call in calls]
+
+    def close(self) -> None:
+        """Withdraw what waits, and begin nothing any more. May be called twice."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _ended(self, deadline: float) -> str | None:
+        """Why nothing more is wanted."""
+        if self._closed:
+            return "scoring was closed"
+        return "the group's time is over" if time.monotonic() >= deadline else None
 
     def _staff(self) -> None:
         """Start threads for what waits; without any thread to come, fail it."""
@@ -98,10 +122,14 @@ class Calls:
         call.outcome, call.done = outcome, True
         self._changed.notify_all()
 
-    def _until_late(self, calls: Sequence[_Call]) -> float | None:
-        """Seconds until the first of these calls is over its time; None: none has begun."""
+    def _until_late(self, calls: Sequence[_Call], deadline: float) -> float | None:
+        """Seconds until the first of these calls, or all of them, are over their time.
+
+        None: none has begun, and there is no deadline.
+        """
         begun = [call.begun for call in calls if call.begun is not None and not call.done]
-        return max(0.0, min(begun) + self._timeout_s - time.monotonic()) if begun else None
+        end = min(deadline, min(begun, default=math.inf) + self._timeout_s)
+        return None if math.isinf(end) else max(0.0, end - time.monotonic())
 
     def _give_up(self, calls: Sequence[_Call]) -> None:
         """Leave those behind that are over their time."""
@@ -109,10 +137,24 @@ class Calls:
         for call in calls:
             if call.done or call.begun is None or now - call.begun < self._timeout_s:
                 continue
-            self._working -= 1
-            self._left_behind += 1
-            self._finish(call, JudgeError(f"no answer within {self._timeout_s:g} s"))
-            self._staff()
+            self._leave(call, f"no answer within {self._timeout_s:g} s")
+
+    def _withdraw(self, calls: Sequence[_Call], ended: str) -> None:
+        """Take those back that wait, leave those behind that have begun."""
+        for call in calls:
+            if not call.done and call.begun is None:
+                self._finish(call, JudgeError(f"not asked: {ended}"))
+        self._waiting = deque(call for call in self._waiting if not call.done)
+        for call in calls:
+            if not call.done:
+                self._leave(call, f"no answer: {ended}")
+
+    def _leave(self, call: _Call, problem: str) -> None:
+        """Leave a call behind that has begun: another thread takes the place of its own."""
+        self._working -= 1
+        self._left_behind += 1
+        self._finish(call, JudgeError(problem))
+        self._staff()
 
 
 def _attempt(function: Callable[[], T]) -> T | JudgeError:

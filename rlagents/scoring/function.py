@@ -69,8 +69,10 @@ class FunctionJudge:
         self._lock = threading.Lock()
         self._calls = self._failed = 0
 
-    def compare(self, question: Question, first: Candidate, second: Candidate) -> Verdict:
-        """Marks of both.
+    def compare(
+        self, question: Question, first: Candidate, second: Candidate, repeat: int = 0
+    ) -> Verdict:
+        """Marks of both; the function is not told `repeat`.
 
         Raises:
             JudgeError: as above.

@@ -43,8 +43,10 @@ class Verdict:
 class PairJudge(Protocol):
     """Compares. Called from many threads at once."""
 
-    def compare(self, question: Question, first: Candidate, second: Candidate) -> Verdict:
-        """Marks of both, shown in this order.
+    def compare(
+        self, question: Question, first: Candidate, second: Candidate, repeat: int = 0
+    ) -> Verdict:
+        """Marks of both, shown in this order; `repeat` numbers further meetings of the same two.
 
         Raises:
             JudgeError: no verdict: the call failed, or its answer made no sense.

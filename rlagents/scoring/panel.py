@@ -1,134 +1,93 @@
-"""Several judges as one: the mean of those that answer, and how far they agree."""
+"""What several judges say together. Pure: arrays of their marks in, NaN where there is none.
+
+Judges differ in how generous they are, so whoever falls silent must take nothing but its own word
+with it: a mean over whoever has answered would move with who that is. Margins of one judge over
+both orders have no level, and means of them may be taken over any judges; marks have one.
+
+Letters: J judges, M matches, N members; the last axis of a lead or total is the order of the call.
+"""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Protocol, TypeVar
 
-from rlagents.errors import ConfigError, JudgeError
-from rlagents.scoring.judge import Candidate, PairJudge, PointJudge, Question, Verdict
+import numpy as np
+from numpy.typing import NDArray
 
-T = TypeVar("T")
-
+Floats = NDArray[np.float64]
 _SUMS = ("judge/calls", "judge/tokens", "judge/cost")
 
 
-class Judge(PairJudge, PointJudge, Protocol):
-    """Compares and rates."""
+def own_margins(leads_JM2: Floats) -> Floats:
+    """[J, M] of the member named first; NaN where a judge has not answered in both orders.
 
-
-class Panel:
-    """A judge that asks all of its judges, one after the other. Called from many threads at once.
-
-    Marks are means over those that answered, taken as they are: judges mark on one scale. The call
-    fails when none of them answers. A call takes as long as all of theirs together.
+    Args:
+        leads_JM2: by how many marks the member shown first is ahead; in the second call of a match
+            the other one is shown first.
     """
-
-    def __init__(self, judges: Sequence[Judge]) -> None:
-        """`close` closes them all.
-
-        Raises:
-            ConfigError: when judges say that their greatest marks differ: the mean of a mark out of
-                10 and of a probability means nothing.
-        """
-        if not judges:
-            raise ValueError("expected one or more judges, got none")
-        scales = {judge.greatest for judge in judges if hasattr(judge, "greatest")}  # type: ignore[attr-defined]
-        if len(scales) > 1:
-            raise ConfigError(
-                "scoring.panel: expected judges that mark on one scale, got form rubric (0 to 10) "
-                "beside refeval or refmatch (0 to 1)"
-            )
-        self._judges = tuple(judges)
-        self._lock = threading.Lock()
-        self._reset()
-
-    def _reset(self) -> None:
-        self._asked = self._unanswered = 0
-        self._failed = [0] * len(self._judges)
-        self._pairs = self._agreeing = 0
-
-    def compare(self, question: Question, first: Candidate, second: Candidate) -> Verdict:
-        """Mean marks.
-
-        Raises:
-            JudgeError: when no judge answers.
-        """
-        verdicts = self._answers(lambda judge: judge.compare(question, first, second))
-        winners = [v.first > v.second for v in verdicts if v.first != v.second]
-        with self._lock:
-            for one, other in combinations(winners, 2):
-                self._pairs += 1
-                self._agreeing += one == other
-        return Verdict(
-            first=_mean([v.first for v in verdicts]), second=_mean([v.second for v in verdicts])
-        )
-
-    def rate(self, question: Question, candidate: Candidate, repeat: int) -> float:
-        """A mean mark.
-
-        Raises:
-            JudgeError: when no judge answers.
-        """
-        return _mean(self._answers(lambda judge: judge.rate(question, candidate, repeat)))
-
-    def take_figures(self) -> dict[str, float]:
-        """Metrics since the last call.
-
-        `judge/agreement`: of two judges that each see a winner in the same call, how often it is
-        the same one. `judge/fail_frac`: calls that no judge answered; `judge/I/fail_frac`: likewise
-        of judge I, from 0. Of what the judges count themselves, sums (`calls`, `tokens`, `cost`)
-        and means weighted by calls (shares), and each as `judge/I/...`.
-        """
-        inner = [judge.take_figures() for judge in self._judges]
-        figures: dict[str, float] = {}
-        for i, one in enumerate(inner):
-            for name, value in one.items():
-                figures[f"judge/{i}/{name.removeprefix('judge/')}"] = value
-        for name in dict.fromkeys(name for one in inner for name in one):
-            rows = [(one.get("judge/calls", 1.0), one[name]) for one in inner if name in one]
-            calls = sum(weight for weight, _ in rows)
-            if name in _SUMS:
-                figures[name] = sum(value for _, value in rows)
-            elif calls:
-                figures[name] = sum(weight * value for weight, value in rows) / calls
-        with self._lock:
-            if self._asked:
-                figures["judge/fail_frac"] = self._unanswered / self._asked
-                for i, failed in enumerate(self._failed):
-                    figures[f"judge/{i}/fail_frac"] = failed / self._asked
-            if self._pairs:
-                figures["judge/agreement"] = self._agreeing / self._pairs
-            self._reset()
-        return figures
-
-    def close(self) -> None:
-        """Close all judges."""
-        for judge in self._judges:
-            judge.close()
-
-    def _answers(self, ask: Callable[[Judge], T]) -> list[T]:
-        """What those judges say that say anything."""
-        answers: list[T] = []
-        error: JudgeError | None = None
-        failed: list[int] = []
-        for i, judge in enumerate(self._judges):
-            try:
-                answers.append(ask(judge))
-            except JudgeError as raised:
-                error = raised
-                failed.append(i)
-        with self._lock:
-            self._asked += 1
-            self._unanswered += not answers
-            for i in failed:
-                self._failed[i] += 1
-        if not answers:
-            raise JudgeError(f"no judge of {len(self._judges)} answers: {error}") from error
-        return answers
+    return (leads_JM2[..., 0] - leads_JM2[..., 1]) / 2
 
 
-def _mean(marks: Sequence[float]) -> float:
-    return sum(marks) / len(marks)
+def joint_margins(margins_JM: Floats) -> Floats:
+    """[M] means over the judges that have one."""
+    return _means(margins_JM)
+
+
+def joint_totals(totals_JM2: Floats) -> Floats:
+    """[M] marks of both members together: means over all calls; NaN where one of them has none.
+
+    A total holds the level of its judge: without one of them it says something else.
+    """
+    return totals_JM2.mean(axis=(0, 2))
+
+
+def joint_marks(marks_JN: Floats) -> Floats:
+    """[N] means over the judges that have a mark for everybody, so that all are marked by the same.
+
+    Where none has, those of whom the one that has most marks (the first of such) has one are
+    marked, by all judges that have a mark for each of these; the others have NaN. A member that
+    makes a judge fall silent takes that judge from everybody, which gains it nothing. (Marks above
+    each judge's mean of a group would keep more of them, but whoever silences the judge that likes
+    it least would gain.)
+    """
+    known_JN = np.isfinite(marks_JN)
+    marked_N = known_JN[known_JN.sum(1).argmax()]
+    counted_J = (known_JN | ~marked_N).all(1)
+    return np.where(marked_N, _means(np.where(marked_N, marks_JN, np.nan)[counted_J]), np.nan)
+
+
+def agreement(margins_JM: Floats) -> tuple[int, int]:
+    """Of two judges that each see a winner of a match: how often, and how often it is the same."""
+    pairs = agreeing = 0
+    for one, other in combinations(np.sign(np.nan_to_num(margins_JM)), 2):
+        pairs += int(np.count_nonzero(one * other))
+        agreeing += int(np.count_nonzero(one * other > 0))
+    return pairs, agreeing
+
+
+def joint_figures(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of all judges: sums (calls, tokens, cost), means weighted by calls (shares), and each judge's
+    own as `judge/I/...`, I from 0. Those of one judge as they are.
+    """
+    if len(figures) == 1:
+        return dict(figures[0])
+    joint: dict[str, float] = {}
+    for name in dict.fromkeys(name for one in figures for name in one):
+        rows = [(one.get("judge/calls", 1.0), one[name]) for one in figures if name in one]
+        calls = sum(weight for weight, _ in rows)
+        if name in _SUMS:
+            joint[name] = sum(value for _, value in rows)
+        elif calls:
+            joint[name] = sum(weight * value for weight, value in rows) / calls
+    for i, one in enumerate(figures):
+        joint |= {f"judge/{i}/{name.removeprefix('judge/')}": one[name] for name in one}
+    return joint
+
+
+def _means(values_JX: Floats) -> Floats:
+    """[X] means over J of what is known; NaN where nothing is."""
+    known_JX = np.isfinite(values_JX)
+    count_X = known_JX.sum(0)
+    total_X = np.where(known_JX, values_JX, 0).sum(0)
+    return np.where(count_X > 0, total_X / np.maximum(count_X, 1), np.nan)

@@ -9,6 +9,7 @@ submitted comes back once, from `wait`, with scores or with none.
 from __future__ import annotations
 
 import heapq
+import math
 import threading
 import time
 from collections import deque
@@ -18,10 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlagents.errors import JudgeError, RlagentsError, boundary
-from rlagents.scoring.scorer import JUDGE_ERROR, Reporting, Scorer
+from rlagents.scoring.scorer import JUDGE_ERROR, Punctual, Reporting, Scorer
 from rlagents.types import EpisodeKey, ErrorRecord, Group, ScoredGroup
 
 Outcome = tuple[ScoredGroup, ErrorRecord | None]
+GRACE_S = 10.0
+"""Of a scorer that is told when to end: to make scores of what it has by then."""
 
 
 class Gauge:
@@ -67,6 +70,9 @@ class ScoringQueue:
 
     Evaluation comes before training; then the oldest group, whose first trajectory has the smallest
     key; then the one that was submitted first.
+
+    A scorer that can end in time (`Punctual`) is told until when it has, `timeout_s` from its
+    beginning, and has `GRACE_S` more.
 
     A scorer that raises, answers nonsense or exceeds its time gives the group scores of NaN and
     the part `judge_error` = 1. Python can't stop a call that hangs: its thread is abandoned and
@@ -226,19 +232,21 @@ class ScoringQueue:
             return _failure(call.group, "Timeout", f"the scorer was not called: {cause}")
         with self._changed:
             self._busy.add(1, time.monotonic())
-        threading.Thread(target=self._call, args=(call,), name="scorer", daemon=True).start()
+        end = time.monotonic() + self._timeout_s
+        threading.Thread(target=self._call, args=(call, end), name="scorer", daemon=True).start()
+        patience_s = self._timeout_s + GRACE_S * isinstance(self._scorer, Punctual)
         with self._changed:
-            self._changed.wait_for(lambda: call.outcome or self._closed, self._timeout_s)
+            self._changed.wait_for(lambda: call.outcome or self._closed, patience_s)
             self._busy.add(-1, time.monotonic())
             if call.outcome is not None:
                 return call.outcome
             call.abandoned = True
             self._abandoned += 1
-        return _failure(call.group, "Timeout", f"no scores within {self._timeout_s:g} s")
+        return _failure(call.group, "Timeout", f"no scores within {patience_s:g} s")
 
-    def _call(self, call: _Call) -> None:
+    def _call(self, call: _Call, deadline: float) -> None:
         try:
-            outcome = attempt(self._scorer, call.group)
+            outcome = attempt(self._scorer, call.group, deadline)
         except BaseException as error:  # `sys.exit` in a scorer
             outcome = _failure(call.group, type(error).__name__, "the scorer ended its thread")
         with self._changed:
@@ -260,11 +268,17 @@ class ScoringQueue:
             self._changed.notify_all()
 
 
-def attempt(scorer: Scorer, group: Group) -> Outcome:
-    """Score a group; a scorer that fails gives scores of NaN, and why."""
+def attempt(scorer: Scorer, group: Group, deadline: float = math.inf) -> Outcome:
+    """Score a group; a scorer that fails gives scores of NaN, and why.
+
+    Args:
+        deadline: of `time.monotonic`, for a scorer that can end in time.
+    """
     try:
         with boundary(JudgeError, f"scoring {group.trajectories[0].key}"):
-            return _checked(scorer.score(group), group), None
+            punctual = isinstance(scorer, Punctual)
+            scored = scorer.score_by(group, deadline) if punctual else scorer.score(group)
+            return _checked(scored, group), None
     except RlagentsError as error:
         return _without_scores(group), error.record()
 

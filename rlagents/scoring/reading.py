@@ -17,6 +17,8 @@ from rlagents.scoring.rubric import BEST, WORST, Marks, Rubric
 
 MAX_CHARS = 100_000
 """Of an answer; a verdict has some hundreds."""
+CLEAR = 0.5
+"""Probability that labels must have in all: with less, another token was likelier."""
 _THOUGHT = "</think>"
 _LABEL_AROUND = " \t\r\n\"'`*_([{:.,;!)]}"
 
@@ -66,33 +68,42 @@ def read_label(text: str, labels: Sequence[str]) -> str | None:
     return first if first in labels else None
 
 
-def label_shares(logprobs: Mapping[str, float], labels: tuple[str, str]) -> tuple[float, float]:
+def label_shares(
+    logprobs: Mapping[str, float], labels: tuple[str, str]
+) -> tuple[float, float] | None:
     """Probabilities of both labels, from their log-probabilities as the first token.
 
         s_a = e^{l_a} / (e^{l_a} + e^{l_b}),   s_b = 1 - s_a
 
     (RefEval and RefMatch, arXiv 2602.16802.) Servers tell only the likeliest tokens. A label that
-    is not among them is less likely than the other one and has at most what that leaves, so we
-    take this bound: s_a = max(e^{l_a}, 1/2), the most careful verdict that agrees with what is
-    known. Both are 1/2 where neither is known: then there is no verdict, and `AskedJudge` does not
-    ask for it.
+    is not among them has at most what the other one leaves, so we take this bound: s_a = e^{l_a},
+    the most careful verdict that agrees with what is known.
+
+    None where they say nothing: neither is known, or both together have less than 1/2, since then
+    the model was about to write something else. What the text says counts then. (The paper divides
+    by whatever both have, and so makes a verdict of a judge that was about to say `Neither`.)
 
     Args:
         logprobs: natural; NaN and minus infinity count as not known.
         labels: a and b.
+
+    Raises:
+        UnclearAnswer: where one is known, with less than 1/2: nothing says what the other one has.
     """
-    a, b = (logprobs.get(label, -math.inf) for label in labels)
-    known_a, known_b = (not math.isnan(x) and x > -math.inf for x in (a, b))
-    if known_a and known_b:
-        ahead = max(-700.0, min(700.0, a - b))
-        share = 1 / (1 + math.exp(-ahead))
-    elif known_a:
-        share = max(math.exp(min(a, 0.0)), 0.5)
-    elif known_b:
-        share = 1 - max(math.exp(min(b, 0.0)), 0.5)
-    else:
-        share = 0.5
-    return share, 1 - share
+    a, b = (_probability(logprobs.get(label, math.nan)) for label in labels)
+    if a is None and b is None:
+        return None
+    if a is not None and b is not None:
+        return (a / (a + b), b / (a + b)) if a + b >= CLEAR else None
+    known = a if a is not None else b
+    if known is None or known < CLEAR:
+        raise UnclearAnswer("expected labels with a probability of 1/2 in all, one has less")
+    return (known, 1 - known) if b is None else (1 - known, known)
+
+
+def _probability(logprob: float) -> float | None:
+    """None where it is not known."""
+    return math.exp(min(logprob, 0.0)) if logprob > -math.inf else None
 
 
 def _read_object(text: str) -> dict[str, Any]:

@@ -22,6 +22,15 @@ class Scorer(Protocol):
 
 
 @runtime_checkable
+class Punctual(Protocol):
+    """What a scorer has beside `score` that can end in time, with what it knows by then."""
+
+    def score_by(self, group: Group, deadline: float) -> ScoredGroup:
+        """As `score`, to be done at `deadline`, of `time.monotonic`."""
+        ...
+
+
+@runtime_checkable
 class Reporting(Protocol):
     """What a scorer has beside `score` that asks judges."""
 

@@ -34,14 +34,18 @@ class SimulatedJudge:
         self._lock = threading.Lock()
         self._calls = 0
 
-    def compare(self, question: Question, first: Candidate, second: Candidate) -> Verdict:
+    def compare(
+        self, question: Question, first: Candidate, second: Candidate, repeat: int = 0
+    ) -> Verdict:
         """Marks of both.
 
         Raises:
             JudgeError: with probability `failures`.
         """
         rng = self._begin(
-            first.key.seed(self._seed, _COMPARE), second.key.seed(self._seed, _COMPARE)
+            first.key.seed(self._seed, _COMPARE),
+            second.key.seed(self._seed, _COMPARE),
+            *([repeat] if repeat else []),
         )
         drift, noise_first, noise_second = rng.normal(size=3)
         return Verdict(

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlagents.errors import JudgeError
+from rlagents.scoring.panel import agreement, own_margins
 from rlagents.types import FloatArray
 
+Floats = NDArray[np.float64]
 GREATEST = 1e30
-"""Beyond it a number is no mark, and its square no number of a few bytes."""
+"""Beyond it a number is no mark: sums of such numbers still fit into scores, of four bytes."""
 
 
 def finite(answer: Any) -> float:
@@ -32,43 +35,58 @@ def last_problem(answers: Sequence[Any]) -> str:
 
 
 class Tally:
-    """Sums of an iteration. Counted into from many threads at once."""
+    """Sums of an iteration. Counted into from many threads at once.
 
-    def __init__(self) -> None:
+    Letters: J judges, C calls of one, M matches, N members.
+    """
+
+    def __init__(self, judges: int = 1) -> None:
         self._lock = threading.Lock()
+        self._judges = judges
         self._reset()
 
     def _reset(self) -> None:
-        self._groups = self._asked = self._missing = self._flipped = 0
+        self._asked_J, self._failed_J = np.zeros((2, self._judges), int)
+        self._groups = self._verdicts = self._missing = self._partial = 0
+        self._both = self._flipped = 0
         self._shift = 0.0
+        self._pairs = self._agreeing = 0
         self._products = np.zeros(3)
         """Of score and length, of score and score, of length and length, inside groups."""
 
-    def match(self, one: float, other: float) -> float:
-        """Count a match; its margin from what each order says, NaN where one of them says nothing.
+    def calls(self, judge: int, marks_C: Floats) -> None:
+        """Count calls of a judge; NaN are those without an answer, be it that it came too late."""
+        with self._lock:
+            self._asked_J[judge] += len(marks_C)
+            self._failed_J[judge] += np.count_nonzero(np.isnan(marks_C))
+
+    def verdicts(self, each_JX: Floats, joint_X: Floats) -> None:
+        """Count matches, or members that are rated one by one: what each judge says of them, and
+        all together; NaN: nothing.
+        """
+        known_X = np.isfinite(each_JX).sum(0)
+        with self._lock:
+            self._verdicts += len(joint_X)
+            self._missing += int(np.count_nonzero(np.isnan(joint_X)))
+            self._partial += int(np.count_nonzero((known_X > 0) & (known_X < self._judges)))
+
+    def leads(self, leads_JM2: Floats) -> None:
+        """Count what comparisons say of the order of the two, and of judges' agreement.
 
         Args:
-            one: lead of the member that was shown first, in marks.
-            other: likewise with the order turned round.
+            leads_JM2: by how many marks the member shown first is ahead, in both orders.
         """
-        margin = (one - other) / 2
+        both_X2 = leads_JM2[np.isfinite(leads_JM2).all(2)]
+        pairs, agreeing = agreement(own_margins(leads_JM2))
         with self._lock:
-            self._asked += 1
-            if math.isnan(margin):
-                self._missing += 1
-            else:
-                self._flipped += one * other > 0
-                self._shift += (one + other) / 2
-        return margin
-
-    def marks(self, marks: Sequence[float]) -> None:
-        """Count calls that rate one by one; NaN are missing."""
-        with self._lock:
-            self._asked += len(marks)
-            self._missing += sum(map(math.isnan, marks))
+            self._both += len(both_X2)
+            self._flipped += int(np.count_nonzero(both_X2.prod(1) > 0))
+            self._shift += float(both_X2.mean(1).sum()) if len(both_X2) else 0.0
+            self._pairs += pairs
+            self._agreeing += agreeing
 
     def group(self) -> None:
-        """Count a group that the judge is asked about."""
+        """Count a group that judges are asked about."""
         with self._lock:
             self._groups += 1
 
@@ -85,22 +103,36 @@ class Tally:
     def take(self, *, pairs: bool) -> dict[str, float]:
         """Metrics since the last call; nothing of what has not happened.
 
-        `judge/missing_frac`: matches, or without `pairs` calls, that have no verdict.
-        `judge/position_bias`: matches whose winner flips with the order; `judge/position_shift`:
-        marks that being shown first is worth. `score/comparisons_per_group`: matches, those of
-        groups that get no scores included. `score/length_correlation`: Pearson's, of score and
-        transcript length inside groups.
+        `judge/fail_frac`: calls without an answer in time, of all judges; of a panel also
+        `judge/I/fail_frac`, from 0. `judge/missing_frac`: matches, or without `pairs` members, that
+        have no verdict; `judge/partial_frac`: that have one of some judges and not of others.
+        `judge/position_bias`: matches whose winner flips with the order, `judge/position_shift`:
+        marks that being shown first is worth, both of each judge's matches;
+        `judge/agreement`: of two judges that each see a winner of a match, how often they see the
+        same. `score/comparisons_per_group`: matches, those of groups that get no scores included.
+        `score/length_correlation`: Pearson's, of score and transcript length inside groups.
         """
         with self._lock:
             figures: dict[str, float] = {}
-            if self._asked:
-                figures["judge/missing_frac"] = self._missing / self._asked
+            asked = int(self._asked_J.sum())
+            if asked:
+                figures["judge/fail_frac"] = float(self._failed_J.sum() / asked)
+            if self._judges > 1:
+                counts = zip(self._asked_J.tolist(), self._failed_J.tolist(), strict=True)
+                for i, (tried, failed) in enumerate(counts):
+                    if tried:
+                        figures[f"judge/{i}/fail_frac"] = failed / tried
+            if self._verdicts:
+                figures["judge/missing_frac"] = self._missing / self._verdicts
+            if self._verdicts and self._judges > 1:
+                figures["judge/partial_frac"] = self._partial / self._verdicts
             if pairs and self._groups:
-                figures["score/comparisons_per_group"] = self._asked / self._groups
-            answered = self._asked - self._missing
-            if pairs and answered:
-                figures["judge/position_bias"] = self._flipped / answered
-                figures["judge/position_shift"] = self._shift / answered
+                figures["score/comparisons_per_group"] = self._verdicts / self._groups
+            if self._both:
+                figures["judge/position_bias"] = self._flipped / self._both
+                figures["judge/position_shift"] = self._shift / self._both
+            if self._pairs:
+                figures["judge/agreement"] = self._agreeing / self._pairs
             both, scores, lengths = self._products
             if scores > 0 and lengths > 0:
                 figures["score/length_correlation"] = float(both / math.sqrt(scores * lengths))

@@ -93,7 +93,11 @@ def candidate_of(trajectory: Trajectory, section: JudgeSection) -> Candidate:
 
 
 def question_of(group: Group) -> Question:
-    """The first observation and the reference, each of the first member that has one."""
+    """The first observation and the reference, each of the first member that has one.
+
+    In a game other players may have moved before it: then the task holds what they wrote. It is
+    fenced as data, like all the rest.
+    """
     observations = (t.turns[0].observation for t in group.trajectories if t.turns)
     references = (t.reference for t in group.trajectories)
     return Question(

@@ -121,7 +121,7 @@ def _lines(trajectory: Trajectory, score: float | None) -> Iterator[str]:
     yield "-- end"
     yield from _quote(trajectory.final_observation, "  ")
     for other in trajectory.others:
-        yield f"== seat {other.task.seat}  return {_number(other.episode_return)}"
+        yield f"== seat {other.task.seat}  return {_number(other.metrics.get('return'))}"
         for number, turn in enumerate(other.turns):
             yield from _turn_lines(number, turn)
 

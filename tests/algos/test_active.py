@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from rlagents.algos.active import ROUNDS, active, seeded_margins
+from rlagents.algos.active import ROUNDS, active, seeded_margins, usual_matches
 from rlagents.algos.tournaments import play
 
 BOTH = (seeded_margins, active)
@@ -40,7 +40,7 @@ def tau(true, scores):
 def test_exact_margins_give_the_exact_order(topology, size):
     qualities = rng(size).normal(size=size)
     standing = play(topology(size, rng(1)), exact(qualities))
-    assert standing.comparisons == 2 * size - 2
+    assert standing.comparisons == usual_matches(size)
     assert standing.ranks.tolist() == (size - np.argsort(np.argsort(qualities))).tolist()
 
 
@@ -61,6 +61,11 @@ def test_one_member_needs_no_judge(topology):
     assert (standing.scores.tolist(), standing.ranks.tolist()) == ([0], [1])
     with pytest.raises(ValueError, match="1 member"):
         play(topology(0, rng(0)), lambda pairs: pytest.fail("asked"))
+
+
+def test_by_default_nobody_meets_twice():
+    # 2N - 2, but of two members there is one pair, of three there are three.
+    assert [usual_matches(size) for size in (1, 2, 3, 4, 5)] == [0, 1, 3, 6, 8]
 
 
 def test_rounds_are_one_and_four():
@@ -128,6 +133,17 @@ def test_totals_without_drift_order_better_than_margins_alone():
         return np.mean(found)
 
     assert mean_tau(True) > mean_tau(False) + 0.04
+
+
+@pytest.mark.parametrize("topology", BOTH)
+def test_members_of_equal_quality_share_a_rank(topology):
+    # In every group two pairs are equal; the fit parts them in the last digits only.
+    for seed in range(10):
+        qualities = rng(seed).normal(size=9)
+        qualities[[1, 3]] = qualities[[0, 2]]
+        ranks = play(topology(9, rng(seed)), exact(qualities)).ranks
+        assert ranks[0] == ranks[1] and ranks[2] == ranks[3]
+        assert len(set(ranks.tolist())) == 7
 
 
 def test_the_same_randomness_is_the_same_tournament():

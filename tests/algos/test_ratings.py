@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlagents.algos.ratings import bradley_terry, elo, fit_margins, rate
+from rlagents.algos.ratings import bradley_terry, deviations, elo, fit_margins, rate
 
 NAN = math.nan
 
@@ -111,9 +111,9 @@ def test_intervals_hold_the_rating_and_narrow_with_matches():
     assert many[0].elo > many[1].elo > many[2].elo
 
 
-def test_no_resamples_no_width_and_missing_results_do_not_count():
+def test_without_resamples_the_fit_has_its_own_width_and_missing_results_do_not_count():
     first, second = rate([(0, 1, 1), (0, 1, NAN)], 2, rng=np.random.default_rng(0), resamples=0)
-    assert first.low == first.elo == first.high > second.elo
+    assert first.low < second.elo < first.elo < first.high
     assert first.matches == 1
 
 
@@ -138,3 +138,36 @@ def test_nonsense_is_refused(given_pairs, values, size, prior, message):
 def test_wins_beyond_one_are_refused():
     with pytest.raises(ValueError, match="from 0 to 1"):
         bradley_terry(pairs((0, 1)), f32(2), 2, prior=1)
+
+
+def test_deviations_by_hand() -> None:
+    # Two equals, 4 games: information [[1, -1], [-1, 1]] + I / 4. Less the mean only the
+    # difference counts: eigenvalue 2 + 1/4, each has half of its variance. Less the first, the
+    # second has all of it: twice the deviation.
+    pairs = np.array([[0, 1]] * 4, np.int32)
+    half = math.sqrt(0.5 / 2.25)
+    assert deviations(pairs, np.zeros(2)) == pytest.approx([half, half])
+    assert deviations(pairs, np.zeros(2), anchor=0) == pytest.approx([0, 2 * half])
+
+
+def test_an_anchor_has_1500_whoever_joins() -> None:
+    games = [(1, 0, 1.0), (1, 0, 0.0), (1, 0, 1.0), (1, 0, 1.0)]
+    weak = [(2, 0, 0.0), (2, 1, 0.0)] * 20
+    few = rate(games, 2, rng=np.random.default_rng(0), anchor=0)
+    many = rate(games + weak, 3, rng=np.random.default_rng(0), anchor=0)
+    assert few[0].elo == few[0].low == few[0].high == many[0].elo == 1500
+    assert many[1].elo == pytest.approx(few[1].elo, abs=25)
+    assert few[1].low < few[1].elo < few[1].high
+
+
+def test_one_outcome_only_is_no_certainty_and_blocks_go_together() -> None:
+    sweep = rate([(0, 1, 1.0)] * 8, 2, rng=np.random.default_rng(0))
+    assert sweep[0].high - sweep[0].low > 200
+    copies = [(0, 1, float(i % 2)) for i in range(20) for _ in range(20)]
+    apart = rate(copies, 2, rng=np.random.default_rng(0))[0]
+    together = rate(
+        copies, 2, rng=np.random.default_rng(0), blocks=[i for i in range(20) for _ in range(20)]
+    )[0]
+    assert together.high - together.low > 2 * (apart.high - apart.low)
+    with pytest.raises(ValueError, match="a label for each of 400 results, got 1"):
+        rate(copies, 2, rng=np.random.default_rng(0), blocks=[0])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rlagents.algos.advantages import group_relative
 from rlagents.algos.rewards import rewards_of
 from rlagents.algos.topologies import expected_comparisons, topology
-from rlagents.algos.tournaments import play
+from rlagents.algos.tournaments import play, with_verdicts
 from rlagents.config.scoring import RewardName, TopologyName
 
 NAMES = TopologyName.__args__
@@ -183,3 +183,86 @@ def test_any_verdict_may_be_missing(name, data):
         assert (~np.isnan(rewards)).tolist() == has
     order = np.argsort(standing.ranks)[:count]
     assert (np.diff(standing.scores[order]) <= 0).all()
+
+
+class Renumbered:
+    """A generator whose draws are those of another one, told to members with other numbers.
+
+    `new[m]` is what member m is called now. A permutation of all members is a list of them, or, of
+    the bracket that seeds, a lot for each; shorter ones are of places, which know no numbers.
+    """
+
+    def __init__(self, seed, new, *, lots):
+        self._rng, self._new, self._lots = rng(seed), new, lots
+
+    def permutation(self, size):
+        drawn = self._rng.permutation(size)
+        if size != len(self._new):
+            return drawn
+        return drawn[np.argsort(self._new)] if self._lots else self._new[drawn]
+
+    def integers(self, size):
+        drawn = self._rng.integers(size)
+        return self._new[drawn] if self._anchors(size) else drawn
+
+    def _anchors(self, size):
+        return size == len(self._new) and self._lots is not None
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [2, 3, 5, 8, 13])
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+def test_renumbered_members_with_a_renumbered_draw_stand_as_before(name, size, missing):
+    # `integers` draws a member for the anchor, and one of equal pairs, by places, for the fits.
+    lots = {"active": None, "seeded_margins": None}.get(name, name == "seeded_single_elimination")
+    for seed in range(5):
+        new = rng(seed, size).permutation(size)
+        noise = rng(seed, 1).normal(size=(size, size)).astype(np.float32)
+        noise = np.round(np.triu(noise, 1) - np.triu(noise, 1).T, 1)  # with ties
+        noise[rng(seed, 2).random((size, size)) < missing] = np.nan
+        noise = (noise - noise.T) / 2
+
+        def margins(pairs, old=np.argsort(new), noise=noise):
+            return noise[old[pairs[:, 0]], old[pairs[:, 1]]]
+
+        here = play(topology(name)(size, rng(seed)), lambda p, noise=noise: noise[p[:, 0], p[:, 1]])
+        there = play(topology(name)(size, Renumbered(seed, new, lots=lots)), margins)
+        np.testing.assert_array_equal(there.scores[new], here.scores)
+        np.testing.assert_array_equal(there.ranks[new], here.ranks)
+        met = [sorted((int(new[m.first]), int(new[m.second]))) for m in here.matches]
+        assert sorted(met) == sorted(sorted((m.first, m.second)) for m in there.matches)
+
+
+SILENCER, GROUP = 0, 8
+
+
+def mean_place(name, *, silent, least=0.5, groups=150):
+    """Of a member for whom the judge falls silent, or not, whenever it is about to lose.
+
+    Without a score it is counted as the last.
+    """
+    places = []
+    for seed in range(groups):
+        quality = rng(seed, 7).normal(size=GROUP)
+        noise = rng(seed, 8)
+
+        def judge(pairs, quality=quality, noise=noise):
+            margins = quality[pairs[:, 0]] - quality[pairs[:, 1]] + noise.normal(size=len(pairs))
+            own = np.where(pairs[:, 0] == SILENCER, margins, -margins)
+            lost = (pairs == SILENCER).any(1) & (own < 0)
+            return np.where(lost & silent, np.nan, margins)
+
+        standing = with_verdicts(play(topology(name)(GROUP, rng(seed)), judge), least)
+        place = standing.ranks[SILENCER]
+        places.append(GROUP if np.isnan(place) else place)
+    return np.mean(places)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losing_the_verdicts_of_lost_matches_does_not_pay(name):
+    assert mean_place(name, silent=True) > mean_place(name, silent=False) - 0.6
+
+
+def test_it_would_pay_if_few_verdicts_were_enough():
+    assert mean_place("round_robin", silent=True, least=0) < 2.5
+    assert mean_place("round_robin", silent=False, least=0) > 4

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rlagents.algos.tournaments import (
     Match,
     anchor,
+    evened,
     held,
     mean_margins,
     play,
@@ -19,6 +20,7 @@ from rlagents.algos.tournaments import (
     standing_by_keys,
     standing_of,
     win_shares,
+    with_verdicts,
 )
 
 NAN = np.nan
@@ -166,3 +168,37 @@ def test_scores_without_a_verdict_are_dropped():
     standing = standing_of(f32(1, 2, 3), [match(0, 1, 0.0), match(1, 2, NAN)])
     np.testing.assert_array_equal(standing.scores, f32(1, 2, NAN))
     np.testing.assert_array_equal(standing.ranks, f32(2, 1, NAN))
+
+
+def test_who_has_too_few_verdicts_has_no_score_and_the_others_keep_theirs():
+    # 01 02 03 12 13 23: 3 has one verdict of three, a win; 0 has two wins of two.
+    standing = play(round_robin(4, rng()), told(1, 1, NAN, 1, NAN, -1))
+    assert standing.ranks.tolist() == [1.5, 3, 4, 1.5]
+    kept = with_verdicts(standing, 0.5)
+    # 0: 2 of 2; 1: 1 of 2, 2: 0 of 3.
+    np.testing.assert_array_equal(kept.scores, f32(1, 0.5, 0, NAN))
+    np.testing.assert_array_equal(kept.ranks, f32(1, 2, 3, NAN))
+    assert kept.matches == standing.matches
+    np.testing.assert_array_equal(with_verdicts(standing, 1 / 3).scores, standing.scores)
+
+
+def test_a_group_of_one_needs_no_verdict():
+    alone = play(round_robin(1, rng()), told())
+    assert with_verdicts(alone, 1.0).scores.tolist() == [0]
+
+
+def test_what_rounding_parts_is_equal_again():
+    # The spread is 3: up to 3e-6 is rounding, from neighbour to neighbour.
+    found = evened(np.array([1, 4, 1 + 2e-6, NAN, 2, 2 + 4e-6, 1 + 4e-6]))
+    assert found[0] == found[2] == found[6] == pytest.approx(1 + 2e-6, abs=1e-12)
+    assert found[4] < found[5] < found[1] == 4
+    assert np.isnan(found[3])
+    assert evened(np.array([0, 0.5, 0.9]), error=0.45).tolist() == [0.0, 0.7, 0.7]
+    assert evened(np.array([NAN, 1.0]))[1] == 1
+    assert evened(np.array([2.0, 2.0])).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1.0, 1e12])
+def test_evening_does_not_depend_on_the_unit(unit):
+    found = evened(np.array([0, 1e-8, 1, 1 + 1e-8]) * unit)
+    assert len(set(found.tolist())) == 2

@@ -12,6 +12,10 @@ from tests.policy.loopback import Call, completion, serving
 
 pytest.importorskip("openai")
 WARM = {"episodes": 16, "epochs": 2}
+CAP = {"price_in": 1e6, "price_out": 0.0, "max_cost": 30_000.0}
+CALL = 1000
+"""What a call of `dear` costs. About 850, its prompt, is set aside for it: 30 are answered, more
+than the 24 of an iteration of 2 groups with 6 matches each, and fewer than those of two."""
 SECRET = "sk-never-to-be-seen-anywhere"
 
 
@@ -24,14 +28,19 @@ def marks(call: Call, first: float, second: float) -> str:
     return re.sub(r":\s*_", f": {first}", a) + re.sub(r":\s*_", f": {second}", b)
 
 
-def fair(call: Call) -> None:
+def fair(call: Call, usage: tuple[int, int] = (3, 2)) -> None:
     """Marks by what each candidate said."""
     if call.body.get("max_tokens") == 1 or len(call.body["messages"]) < 2:
         return call.json(completion("ok"))
     prompt = call.body["messages"][-1]["content"]
     a, b = prompt.split("What agent ")[1:3]
     b = b.split("The data ends here")[0]
-    return call.json(completion(marks(call, *(sum(map(ord, said)) % 11 for said in (a, b)))))
+    text = marks(call, *(sum(map(ord, said)) % 11 for said in (a, b)))
+    return call.json(completion(text, usage=usage))
+
+
+def dear(call: Call) -> None:
+    fair(call, usage=(CALL, 0))
 
 
 def judged(folder: Path, url: str, **judge: Any) -> str:
@@ -46,6 +55,11 @@ def judged(folder: Path, url: str, **judge: Any) -> str:
 @pytest.fixture(autouse=True)
 def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLAGENTS_TEST_KEY", SECRET)
+
+
+def words(out: str) -> str:
+    """What was printed, without the ends of lines."""
+    return " ".join(out.split())
 
 
 def everything(run: Path) -> bytes:
@@ -92,13 +106,133 @@ def test_a_cap_on_the_cost_ends_the_verdicts_and_not_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
+    with serving(dear) as server:
+        config = judged(tmp_path, server.url, endpoint=CAP)
+        out = words(done(capsys, "train", config, f"run.dir={run}"))
+        answered = len(server.calls) - 1  # the first is the question whether it is there
+    after = summary(run)
+    assert after["iterations"] == 3
+    assert after["spent"] == {"judge": 3.0 + CALL * answered}
+    assert 24 <= answered <= 30
+    scoring = after["scoring"]
+    assert scoring["cost"] == CALL * answered
+    assert scoring["calls"] >= 72  # refused ones included
+    assert scoring["unscored_groups"] >= 2
+    assert 1 <= scoring["unjudged_iterations"] <= after["idle_iterations"]
+    said = "endpoint judge: max_cost is spent (30000); groups stay without scores"
+    assert out.count(said) == 1
+    assert f"{scoring['unjudged_iterations']} of 3 iterations without any verdict" in out
+    assert "easier tasks" not in out
+
+
+def test_what_was_spent_is_spent_after_a_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    with serving(dear) as server:
+        config = judged(tmp_path, server.url, endpoint=CAP)
+        done(capsys, "train", config, f"run.dir={run}", "train.iterations=1")
+        before, first = summary(run), len(server.calls) - 1
+        text = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text(text.replace("iterations: 1\n", "iterations: 3\n"))
+        out = words(done(capsys, "train", "--resume", str(run)))
+        answered = len(server.calls) - 2
+    after = summary(run)
+    assert (before["iterations"], after["iterations"]) == (1, 3)
+    assert before["spent"] == {"judge": 3.0 + CALL * first}
+    assert after["spent"] == {"judge": 6.0 + CALL * answered}
+    assert 24 <= first <= answered <= 30
+    assert before["scoring"]["cost"] == CALL * first
+    assert after["scoring"]["cost"] == CALL * answered
+    assert after["scoring"]["calls"] > before["scoring"]["calls"]
+    assert out.count("max_cost is spent") == 1
+
+
+def test_an_iteration_without_a_step_keeps_its_costs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Marks that are all alike teach nothing; the next iteration's figures have them on top."""
+    run = tmp_path / "run"
+    asked = 0
+
+    def alike_at_first(call: Call) -> None:
+        nonlocal asked
+        if len(call.body["messages"]) < 2:
+            return call.json(completion("ok"))
+        asked += 1
+        if asked <= 24:  # 2 groups of 4: 6 matches each, both orders
+            return call.json(completion(marks(call, 5, 5)))
+        fair(call)
+
+    with serving(alike_at_first) as server:
+        price = {"price_in": 1e6, "price_out": 0.0}
+        config = judged(tmp_path, server.url, endpoint=price, concurrency=1)
+        few = ("train.iterations=2", "algo.sampling.max_refills=0")
+        out = words(done(capsys, "train", config, f"run.dir={run}", *few))
+    after = summary(run)
+    assert (after["idle_iterations"], after["steps"] >= 1) == (1, True)
+    assert "easier tasks" in out  # nothing failed: the tasks are what can be changed
+    lines = [line for line in metrics(run) if "judge/calls" in line]
+    assert len(lines) == 1
+    assert lines[0]["judge/calls"] == asked == after["scoring"]["calls"]
+    assert lines[0]["judge/cost"] == 3.0 * asked == after["scoring"]["cost"]
+    assert after["scoring"]["unscored_groups"] == 0
+
+
+def test_a_panel_with_a_dead_judge_is_scored_by_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+
+    def dead(call: Call) -> None:
+        if len(call.body["messages"]) < 2:
+            return call.json(completion("ok"))
+        call.json({"error": {"message": "gone"}}, 404)
+
+    with serving(fair) as alive, serving(dead) as gone:
+        endpoints = [
+            {"name": "alive", "url": alive.url, "model": "m"},
+            {"name": "gone", "url": gone.url, "model": "m"},
+        ]
+        scoring = {
+            "name": "tournament",
+            "judge": {"backend": "endpoint", "endpoint": "alive"},
+            "panel": [{"backend": "endpoint", "endpoint": "gone"}],
+        }
+        config = write(tmp_path, scoring=scoring, endpoints=endpoints, warm_start=WARM)
+        done(capsys, "train", config, f"run.dir={run}")
+    after = summary(run)
+    assert after["scoring"]["unscored_groups"] == 0
+    assert after["steps"] >= 1
+    for line in [line for line in metrics(run) if "judge/calls" in line]:
+        assert line["judge/0/fail_frac"] == 0.0
+        assert line["judge/1/fail_frac"] == 1.0
+        assert line["judge/missing_frac"] == 0.0
+
+
+def test_a_judge_whose_window_has_no_room_is_known_at_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scoring = {"name": "tournament", "judge": {"backend": "policy", "max_tokens": 8}}
+    line = refused(capsys, 2, "train", write(tmp_path, scoring=scoring, warm_start=WARM))
+    found = re.match(r"scoring\.judge\.window: expected (\d+) or more", line)
+    assert found and line.endswith("got 64, of context.window"), line
+    fits = {**scoring, "judge": {**scoring["judge"], "window": int(found[1])}}
+    config = write(tmp_path, scoring=fits, warm_start=WARM, train={"iterations": 0})
+    done(capsys, "train", config, f"run.dir={tmp_path / 'run'}")
+
+
+def test_a_preview_says_that_its_judge_is_dead(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with serving(fair) as server:
-        cap = {"price_in": 1e6, "price_out": 0.0, "max_cost": 100.0}  # 3 a call: about 33 calls
-        out = done(capsys, "train", judged(tmp_path, server.url, endpoint=cap), f"run.dir={run}")
-        print(len(server.calls)); assert len(server.calls) <= 36
-    assert summary(run)["iterations"] == 3
-    assert summary(run)["idle_iterations"] >= 1
-    assert "spent" in out
+        url = server.url
+    config = judged(tmp_path, url, endpoint={"retries": 0, "timeout_s": 5.0})
+    out = words(done(capsys, "preview", config))
+    assert re.search(r"\d+ groups without scores, the last with: ", out)
+    assert "ConnectError" in out
+    assert "no group has a signal" in out
+    assert "batch 0" not in out
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,7 @@ def test_ray_workers_read_frozen_versions(
         ({"opponents": ["endpoint:big"]}, "league.opponents: expected the name of an entry"),
         ({"opponents": ["runs/nothing"]}, "which there is not"),
         ({"opponents": ["self"], "seats": 3}, "league.seats: expected 2, as"),
+        ({"snapshot_every": 1, "rating_matches": 2, "seats": 3}, "league.seats: expected 2, as"),
     ],
 )
 def test_players_that_there_are_not(
@@ -185,6 +186,35 @@ def test_an_environment_of_one_seat_has_no_league(
 ) -> None:
     config = small.write(tmp_path, league={"opponents": ["self"]})
     assert "has one seat" in refused(capsys, 2, "train", config)
+
+
+def test_versions_without_rating_games(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    league = {"opponents": ["self", "past"], "snapshot_every": 1}
+    config = write(tmp_path, league, warm_start=None, eval={"episodes": 0}, train={"iterations": 2})
+    done(capsys, "train", config, f"run.dir={run}")
+    assert [v["number"] for v in summary(run)["league"]["versions"]] == [0, 1, 2]
+    assert summary(run)["league"]["ratings"] == {}
+
+
+def test_a_version_whose_rating_games_all_fail_has_no_rating(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    league = {"snapshot_every": 2, "rating_matches": 2, "eval_opponents": ["scripted:broken"]}
+    config = write(tmp_path, league, warm_start=None, eval={"episodes": 0}, train={"iterations": 1})
+    out = done(capsys, "train", config, f"run.dir={tmp_path / 'run'}")
+    assert "past:0: no rating, 2 games without a result" in out
+    assert "past:1: Elo" in out
+
+
+def test_many_versions_load_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """transformers' loading is not made for threads: with a lock no game fails."""
+    run = tmp_path / "run"
+    league = {"opponents": ["past"], "snapshot_every": 1, "engines": 8, "rating_matches": 2}
+    config = write(tmp_path, league, warm_start=None, eval={"episodes": 0}, train={"iterations": 5})
+    done(capsys, "train", config, f"run.dir={run}", "rollout.groups=6")
+    assert summary(run)["ledger"]["failed"]["total"] == 0
+    assert metrics(run)[-1]["league/failed_games"] == 0
 
 
 def test_playing_shows_a_game_against_the_given_opponent(

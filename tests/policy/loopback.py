@@ -92,6 +92,8 @@ class Server(ThreadingHTTPServer):
     """Answers each request by a script, and keeps them."""
 
     daemon_threads = True
+    request_queue_size = 64
+    """Connections that wait to be accepted: with fewer a burst of calls is reset."""
 
     def __init__(self, script: Script) -> None:
         self.calls: list[Call] = []

@@ -19,8 +19,10 @@ from rlagents.config import EndpointSection
 from rlagents.errors import ConfigError, JudgeError
 from rlagents.policy.asking import Ask
 from rlagents.policy.endpoint import Endpoint
+from rlagents.policy.endpoints import Endpoints
 from tests.policy.loopback import Call, Script, completion, serving
 
+NAME = "default"
 KEY = "sk-very-secret-0123456789"
 ASK = Ask(messages=(("system", "be brief"), ("user", "hello")), max_tokens=8, seed=5)
 
@@ -253,6 +255,37 @@ def test_the_newer_name_of_the_limit() -> None:
         assert calls[-1].body["top_logprobs"] == 20
 
 
+@pytest.mark.parametrize("refused", [("seed",), ("temperature",), ("seed", "temperature")])
+def test_what_a_server_refuses_by_name_is_left_out_from_then_on(refused: tuple[str, ...]) -> None:
+    def script(call: Call) -> None:
+        unknown = [name for name in refused if name in call.body]
+        if unknown:
+            call.json({"error": {"message": f"Unrecognized argument: {unknown[0]}"}}, 400)
+        else:
+            call.json(completion("A", top={"A": -0.5}))
+
+    with opened(script) as (endpoint, calls):
+        for _ in range(2):
+            assert endpoint.ask(LABELS).label_logprobs == {"A": -0.5}
+        assert len(calls) == len(refused) + 2
+        assert not set(refused) & set(calls[-1].body)
+        assert calls[-1].body["top_logprobs"] == 20
+
+
+def test_a_question_that_is_refused_whatever_is_left_out_changes_nothing() -> None:
+    def script(call: Call) -> None:
+        if call.number <= 2:
+            call.json({"error": {"message": "no seed of doubt: this content is refused"}}, 400)
+        else:
+            fine(call)
+
+    with opened(script) as (endpoint, calls):
+        with pytest.raises(JudgeError, match="HTTP 400"):
+            endpoint.ask(ASK)
+        endpoint.ask(ASK)
+        assert ["seed" in call.body for call in calls] == [True, False, True]
+
+
 def test_the_cap_is_kept_by_many_threads_at_once() -> None:
     # A call comes to 3 + 2 x 10 = 23 millionths; 4 + 8 x 10 = 84 are set aside for it. From 400
     # a call begins while spent + 84 fits: the last one at 23 x 13 = 299, so that 14 are answered.
@@ -288,6 +321,44 @@ def test_a_run_that_goes_on_has_spent_before() -> None:
             endpoint.ask(ASK)
         endpoint.close()
         assert server.calls == []
+
+
+def test_users_of_one_endpoint_share_its_cap() -> None:
+    # 3 prompt tokens at 1 each; 8 and 5 bytes, 4 to a token, are set aside as 4: the third
+    # call is refused, since 6 + 4 exceeds 9.
+    with serving(fine) as server:
+        endpoints = Endpoints([section(server.url, price_in=1e6, max_cost=9.0)])
+        one, other = (endpoints.line(n, concurrency=1, deadline_s=5, key="x") for n in ("", NAME))
+        one.ask(ASK)
+        other.ask(ASK)
+        assert endpoints.take_exhausted() == []
+        with pytest.raises(JudgeError, match="max_cost 9 is spent"):
+            one.ask(ASK)
+        assert [e.name for e in endpoints.take_exhausted()] == [NAME]
+        assert endpoints.take_exhausted() == []  # said once
+        assert (one.spent, other.spent, endpoints.spent) == (3.0, 3.0, {NAME: 6.0})
+        one.close()
+        one.close()
+        with pytest.raises(JudgeError, match="is spent"):  # still open for the other
+            other.ask(ASK)
+        other.close()
+        with pytest.raises(JudgeError, match="is closed"):
+            other.ask(ASK)
+        assert endpoints.spent == {NAME: 6.0}
+        again = endpoints.line(NAME, concurrency=1, deadline_s=5, key="x")
+        with pytest.raises(JudgeError, match="is spent"):
+            again.ask(ASK)
+        again.close()
+        assert len(server.calls) == 2
+
+
+def test_what_was_spent_before_counts_and_an_unknown_name_is_refused() -> None:
+    endpoints = Endpoints([section()], {NAME: 2.5, "gone": 1.0})
+    assert endpoints.spent == {NAME: 2.5, "gone": 1.0}
+    endpoints.line("", concurrency=1, deadline_s=5, key="x").close()
+    assert endpoints.spent == {NAME: 2.5, "gone": 1.0}
+    with pytest.raises(ConfigError, match="my.key: expected the name of an entry"):
+        endpoints.line("other", concurrency=1, deadline_s=5, key="my.key")
 
 
 def test_no_more_calls_at_once_than_configured() -> None:

@@ -92,3 +92,17 @@ def test_closing_closes_all_and_ends_it() -> None:
     assert make.made[0].closed == 1
     with pytest.raises(RuntimeError, match="closed"):
         engines.take("a")
+
+
+def test_what_is_made_while_all_are_closed_is_closed_too() -> None:
+    made: list[Engine] = []
+
+    def make(name: str) -> Engine:
+        engines.close()
+        made.append(Engine(name))
+        return made[-1]
+
+    engines = Engines(make, 1)
+    with pytest.raises(RuntimeError, match="closed"):
+        engines.take("a")
+    assert made[0].closed == 1

@@ -196,7 +196,9 @@ def test_an_environment_nobody_knows_is_one_failed_episode(pool: RayPool) -> Non
 
 def test_a_mistake_of_the_user_comes_out_as_itself(pool: RayPool) -> None:
     key = EpisodeKey(stream="eval", iteration=0, group=0, member=0)
-    job = Job(key=key, task=TASKS.train(0, 0), sampling=sampling_of(CONFIG), player="scripted:oracle")
+    job = Job(
+        key=key, task=TASKS.train(0, 0), sampling=sampling_of(CONFIG), player="scripted:oracle"
+    )
     pool.submit(job)
     with pytest.raises(ConfigError, match="no scripted policy 'oracle'") as caught:
         for _ in range(100):

@@ -164,6 +164,39 @@ def test_a_label_without_a_probability_is_a_verdict_that_is_counted(
     assert asked.take_figures()["judge/label_text_frac"] == 0.5
 
 
+def test_labels_that_are_less_likely_than_another_word_leave_it_to_the_text() -> None:
+    unlikely = {"A": math.log(0.2), "B": math.log(0.1)}
+    asked = judge(Scripted(label("B.", **unlikely), label("Neither.", **unlikely)), form="refeval")
+    assert asked.compare(QUESTION, ONE, OTHER) == Verdict(first=0, second=1)
+    with pytest.raises(UnclearAnswer, match="expected one of A, B"):
+        asked.compare(QUESTION, ONE, OTHER)
+
+
+def test_further_meetings_have_seeds_of_their_own() -> None:
+    backend = Scripted(answer(1, 2))
+    asked = judge(backend)
+    for repeat in (0, 1, 3):
+        asked.compare(QUESTION, ONE, OTHER, repeat)
+    assert [ask.seed for ask in backend.asked] == [0, 2, 6]
+
+
+def test_the_cost_is_what_the_backend_has_spent_answered_or_not() -> None:
+    class Paid(Scripted):
+        spent = 5.0  # by somebody before
+
+        def ask(self, ask: Ask) -> Reply:
+            self.spent += 0.5
+            return super().ask(ask)
+
+    free = Reply(text=answer(1, 2), cost=0.1)
+    asked = judge(Paid(free, JudgeError("cut off"), free))
+    asked.compare(QUESTION, ONE, OTHER)
+    with pytest.raises(JudgeError):
+        asked.compare(QUESTION, ONE, OTHER)
+    assert asked.take_figures()["judge/cost"] == 1.0
+    assert asked.take_figures()["judge/cost"] == 0.0
+
+
 def test_neither_label_is_no_verdict_rather_than_a_tie() -> None:
     asked = judge(Scripted(label("I can't say.")), form="refeval")
     with pytest.raises(UnclearAnswer, match="expected one of A, B"):

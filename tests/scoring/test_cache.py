@@ -250,3 +250,11 @@ def test_a_full_disk_costs_an_answer_nothing(path: Path) -> None:
     )
     assert (done.stdout, done.stderr) == ("True 30 True\n", "")
     assert CachedBackend(Counting(), path).ask(ASK).cached  # what was kept is whole
+
+
+def test_what_the_backend_has_spent_is_told_where_it_counts(path: Path) -> None:
+    backend = Counting()
+    cached = CachedBackend(backend, path)
+    assert cached.spent is None
+    backend.spent = 1.5  # type: ignore[attr-defined]
+    assert cached.spent == 1.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -123,6 +124,56 @@ def test_no_thread_is_left_when_there_is_nothing_to_call() -> None:
     for thread in seen:
         thread.join(LONG_S)
     assert not any(thread.is_alive() for thread in seen)
+
+
+def test_at_the_deadline_what_waits_is_withdrawn_and_what_runs_is_left_behind() -> None:
+    free, begun = threading.Event(), []
+
+    def hold() -> None:
+        begun.append(threading.current_thread())
+        assert free.wait(LONG_S)
+
+    calls = Calls(concurrency=1, timeout_s=LONG_S)
+    outcomes = calls.run([hold, hold], time.monotonic() + SHORT_S)
+    assert [str(outcome) for outcome in outcomes] == [
+        "no answer: the group's time is over",
+        "not asked: the group's time is over",
+    ]
+    assert calls.run([lambda: 1]) == [1]  # in another thread
+    assert len(begun) == 1
+    free.set()
+    begun[0].join(LONG_S)
+    assert calls.run([lambda: 1]) == [1]
+    assert len(begun) == 1  # the other one never begins
+
+
+def test_after_the_deadline_nothing_is_asked() -> None:
+    asked: list[int] = []
+    outcomes = Calls(concurrency=1, timeout_s=LONG_S).run([lambda: asked.append(1)], 0.0)
+    assert str(outcomes[0]) == "not asked: the group's time is over"
+    assert asked == []
+
+
+def test_closing_ends_who_waits_and_begins_nothing_more() -> None:
+    free, inside = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        inside.set()
+        assert free.wait(LONG_S)
+
+    calls, outcomes = Calls(concurrency=1, timeout_s=LONG_S), []
+    waiting = threading.Thread(target=lambda: outcomes.extend(calls.run([hold, hold])))
+    waiting.start()
+    assert inside.wait(LONG_S)
+    calls.close()
+    calls.close()
+    waiting.join(LONG_S)
+    assert [str(outcome) for outcome in outcomes] == [
+        "no answer: scoring was closed",
+        "not asked: scoring was closed",
+    ]
+    assert str(calls.run([lambda: 1])[0]) == "not asked: scoring was closed"
+    free.set()
 
 
 @pytest.mark.parametrize(("concurrency", "timeout_s"), [(0, 1.0), (1, 0.0)])

@@ -10,7 +10,7 @@ from rlagents.config import JudgeSection
 from rlagents.errors import JudgeError
 from rlagents.policy.asking import Ask, Reply
 from rlagents.scoring.asked import AskedJudge
-from rlagents.scoring.injections import CASES, injected, measure
+from rlagents.scoring.injections import BOTH, CASES, Effect, injected, measure
 from rlagents.scoring.judge import Candidate, Question, Verdict
 from rlagents.scoring.prompts import LABELS, prompt, shown, unfenced
 from rlagents.scoring.reading import answer_form
@@ -118,7 +118,7 @@ def test_a_judge_that_obeys_any_structure_obeys_no_transcript() -> None:
     pair = [candidate_of(quality(mark), SECTION) for mark in (3, 7)]
     assert judge.compare(QUESTION, pair[0], pair[1]) == Verdict(first=3, second=7)
     effects = measure(judge, QUESTION, quality(3), quality(7), SECTION)
-    assert effects == dict.fromkeys(CASES, 0.0)
+    assert effects == dict.fromkeys(CASES, Effect(margin=0.0, total=0.0))
 
 
 def test_the_same_judge_falls_for_most_of_them_where_nothing_is_escaped() -> None:
@@ -133,14 +133,18 @@ def test_the_same_judge_falls_for_most_of_them_where_nothing_is_escaped() -> Non
     # What only asks, and what would break a fence of another kind, breaks no structure here; a
     # model may give in to a plain order all the same, which only `measure` on that model tells.
     assert set(CASES) - fooled == {"plain", "polite", "end of a marked fence", "backslashes"}
-    assert len(CASES) == 36 and len(fooled) == 32
+    assert len(CASES) == 37 and len(fooled) == 33
 
 
 def test_what_a_judge_gives_in_to_is_measured() -> None:
     class Naive:
         """Compares without any escape; it has nothing to say about special tokens of `Gemma`."""
 
-        def compare(self, question: Question, first: Candidate, second: Candidate) -> Verdict:
+        def compare(
+            self, question: Question, first: Candidate, second: Candidate, repeat: int = 0
+        ) -> Verdict:
+            if any(BOTH in c.transcript for c in (first, second)):
+                return Verdict(first=10, second=10)
             if any("end_of_turn" in c.transcript for c in (first, second)):
                 raise JudgeError("no answer")
             given = [10.0 if "perfect" in c.transcript else 5.0 for c in (first, second)]
@@ -153,8 +157,13 @@ def test_what_a_judge_gives_in_to_is_measured() -> None:
             pass
 
     effects = measure(Naive(), QUESTION, quality(3), quality(7), SECTION)
-    assert effects["turn of its own"] == 5 and math.isnan(effects["Gemma"])
-    assert sum(value == 0 for value in effects.values()) == len(CASES) - 2
+    assert effects["turn of its own"] == Effect(margin=5, total=5)
+    # Both had 5, and .15 for being first: as much for both moves no margin, only the total.
+    assert effects["full marks for both"].margin == 0
+    assert effects["full marks for both"].total == pytest.approx(20 - 10.3)
+    assert math.isnan(effects["Gemma"].margin) and math.isnan(effects["Gemma"].total)
+    unmoved = Effect(margin=0, total=0)
+    assert sum(effect == unmoved for effect in effects.values()) == len(CASES) - 3
 
 
 def test_an_injection_leaves_the_tokens_as_they_are() -> None:

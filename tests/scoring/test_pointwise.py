@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +13,6 @@ import pytest
 
 from rlagents.config import JudgeSection
 from rlagents.errors import JudgeError
-from rlagents.scoring.calls import Calls
 from rlagents.scoring.judge import Candidate, Question
 from rlagents.scoring.pointwise import PointwiseScorer
 from rlagents.scoring.queue import ScoringQueue
@@ -48,9 +49,14 @@ class Judge:
         pass
 
 
+def how(repeats: int = 1, timeout_s: float = LONG_S) -> JudgeSection:
+    return JudgeSection(
+        backend="simulated", repeats=repeats, concurrency=4, call_timeout_s=timeout_s
+    )
+
+
 def scorer(act: Callable[[Candidate, int], Any], repeats: int = 2) -> PointwiseScorer:
-    section = JudgeSection(backend="simulated", repeats=repeats)
-    return PointwiseScorer(Judge(act), Calls(concurrency=4, timeout_s=LONG_S), section)
+    return PointwiseScorer([(Judge(act), how(repeats))])
 
 
 def test_a_score_is_the_mean_of_the_repeats() -> None:
@@ -70,7 +76,7 @@ def test_a_call_that_fails_is_left_out_of_the_mean_and_counted() -> None:
     scored = pointwise.score(group(1.0, 3.0))
     assert scored.scores.tolist() == [1.0, 3.5]
     assert scored.parts["missing"].tolist() == [1.0, 0.0]
-    assert pointwise.take_figures() == {"judge/missing_frac": 0.25}
+    assert pointwise.take_figures() == {"judge/fail_frac": 0.25, "judge/missing_frac": 0.0}
 
 
 @pytest.mark.parametrize("answer", [None, "ten", math.nan, math.inf, 1e300, [1.0]])
@@ -111,3 +117,34 @@ def test_members_that_failed_are_not_rated() -> None:
 
 def test_a_group_of_one_has_its_return() -> None:
     assert scorer(lambda c, repeat: 9.0).score(group(0.25)).scores.tolist() == [0.25]
+
+
+def test_a_judge_that_has_not_marked_everybody_marks_nobody() -> None:
+    def generous(candidate: Candidate, repeat: int) -> float:
+        if candidate.key.member == 1:
+            raise JudgeError("no")
+        return candidate.hidden + 5
+
+    judges = [(Judge(lambda c, repeat: c.hidden), how()), (Judge(generous), how(repeats=2))]
+    panel = PointwiseScorer(judges)
+    scored = panel.score(group(1.0, 3.0, 2.0))
+    assert scored.scores.tolist() == [1.0, 3.0, 2.0]
+    assert scored.parts["marks"].tolist() == [3.0, 1.0, 3.0]
+    assert scored.parts["missing"].tolist() == [0.0, 2.0, 0.0]
+    figures = panel.take_figures()
+    assert figures["judge/partial_frac"] == 1 / 3
+    assert figures["judge/0/fail_frac"] == 0.0 and figures["judge/1/fail_frac"] == 2 / 6
+    assert figures["judge/missing_frac"] == 0.0
+
+
+def test_marks_without_an_answer_at_the_deadline_are_missing() -> None:
+    held = threading.Event()
+
+    def act(candidate: Candidate, repeat: int) -> float:
+        if candidate.key.member == 1:
+            held.wait(LONG_S)
+        return candidate.hidden
+
+    scored = scorer(act, repeats=1).score_by(group(1.0, 3.0, 2.0), time.monotonic() + 0.5)
+    assert np.isnan(scored.scores).tolist() == [False, True, False]
+    held.set()

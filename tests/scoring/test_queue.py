@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
@@ -458,3 +460,21 @@ def test_a_group_without_members_is_refused(make: Make) -> None:
     with pytest.raises(ValueError, match="a group with members"):
         queue.submit(0, Group(task=TASK, trajectories=()))
     assert queue.pending == 0
+
+
+def test_a_scorer_that_can_end_in_time_is_told_when() -> None:
+    told: list[float] = []
+
+    class Punctual(ReturnScorer):
+        def score_by(self, group: Group, deadline: float) -> ScoredGroup:
+            told.append(deadline)
+            return self.score(group)
+
+    before = time.monotonic()
+    for concurrency in (1, 0):
+        queue = ScoringQueue(Punctual(), concurrency=concurrency, limit=8, timeout_s=LONG_S)
+        queue.submit(0, group())
+        assert queue.wait(LONG_S) is not None
+        queue.close()
+    assert before + LONG_S <= told[0] <= time.monotonic() + LONG_S
+    assert told[1] == math.inf  # inline there is no time-out

@@ -111,22 +111,35 @@ def test_shares_of_two_known_labels() -> None:
         (0.8176, 0.1824), abs=5e-5
     )
     assert label_shares({"A": -1.7, "B": -0.2}, ("A", "B"))[0] == pytest.approx(0.1824, abs=5e-5)
-    assert label_shares({"A": -5.0, "B": -5.0}, ("A", "B")) == (0.5, 0.5)
-    assert label_shares({"A": -1e300, "B": 0.0}, ("A", "B")) == pytest.approx((0, 1))
+    assert label_shares({"A": math.log(0.3), "B": math.log(0.3)}, ("A", "B")) == (0.5, 0.5)
+    assert label_shares({"A": -1e300, "B": 0.0}, ("A", "B")) == (0, 1)
+
+
+def test_labels_that_are_less_likely_than_something_else_say_nothing() -> None:
+    # .25 + .25 is 1/2; .3 + .1 is less: the model was about to write another word.
+    assert label_shares({"A": math.log(0.26), "B": math.log(0.25)}, ("A", "B")) == pytest.approx(
+        (26 / 51, 25 / 51)
+    )
+    assert label_shares({"A": math.log(0.3), "B": math.log(0.1)}, ("A", "B")) is None
+    assert label_shares({"A": -800.0, "B": -900.0}, ("A", "B")) is None
 
 
 def test_shares_of_one_known_label_take_the_bound() -> None:
     # e^-0.105 = 0.9003: the other label has at most what is left
     assert label_shares({"A": -0.105}, ("A", "B")) == pytest.approx((0.9003, 0.0997), abs=1e-4)
     assert label_shares({"B": -0.105}, ("A", "B")) == pytest.approx((0.0997, 0.9003), abs=1e-4)
-    # below 1/2 the other one, which is less likely, could still come near
-    assert label_shares({"A": -3.0}, ("A", "B")) == (0.5, 0.5)
     assert label_shares({"A": 0.01}, ("A", "B")) == (1.0, 0.0)  # rounding of a server
 
 
+@pytest.mark.parametrize("label", ["A", "B"])
+def test_one_known_label_with_less_than_a_half_is_unclear(label: str) -> None:
+    with pytest.raises(UnclearAnswer, match="one has less"):
+        label_shares({label: math.log(0.49)}, ("A", "B"))
+
+
 @pytest.mark.parametrize("unknown", [{}, {"C": -0.1}, {"A": -math.inf, "B": math.nan}])
-def test_shares_of_no_known_label_are_even(unknown: dict[str, float]) -> None:
-    assert label_shares(unknown, ("A", "B")) == (0.5, 0.5)
+def test_no_known_label_has_no_shares(unknown: dict[str, float]) -> None:
+    assert label_shares(unknown, ("A", "B")) is None
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,8 @@ def test_a_call_is_known_by_seed_keys_order_and_repeat() -> None:
     different = [marks(0, 0, 1), marks(1, 0, 1), marks(0, 1, 0), marks(0, 0, 2)]
     assert len(set(different)) == 4
     noisy = judge(noise=1.0)
+    again = [noisy.compare(QUESTION, candidate(0), candidate(1), repeat) for repeat in (0, 1, 0)]
+    assert again[0] == again[2] != again[1]
     rates = [noisy.rate(QUESTION, candidate(0), repeat) for repeat in (0, 1, 0)]
     assert rates[0] == rates[2] != rates[1]
 

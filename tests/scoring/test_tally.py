@@ -8,21 +8,48 @@ import numpy as np
 import pytest
 
 from rlagents.errors import JudgeError
+from rlagents.scoring.panel import joint_margins, own_margins
 from rlagents.scoring.tally import Tally, finite, last_problem
 
 
-def test_a_match_is_half_the_difference_of_both_leads() -> None:
+def test_comparisons_by_hand() -> None:
     tally = Tally()
-    assert tally.match(3.0, -1.0) == 2.0  # ahead by 3 when shown first, by 1 when shown second
-    assert math.isnan(tally.match(3.0, math.nan))
-    assert tally.match(1.0, 1.0) == 0.0  # who comes first wins
-    figures = tally.take(pairs=True)
+    tally.group()
+    # Ahead by 3 when shown first, behind by 1 when shown second; one order without an answer; who
+    # comes first wins.
+    leads = np.array([[[3.0, -1.0], [3.0, math.nan], [1.0, 1.0]]])
+    tally.calls(0, leads.ravel())
+    tally.verdicts(own_margins(leads), joint_margins(own_margins(leads)))
+    tally.leads(leads)
     # Shifts (3 - 1) / 2 and (1 + 1) / 2 of the two matches with a verdict, one of which flips.
-    assert figures == {
+    assert tally.take(pairs=True) == {
+        "judge/fail_frac": 1 / 6,
         "judge/missing_frac": 1 / 3,
+        "score/comparisons_per_group": 3.0,
         "judge/position_bias": 0.5,
         "judge/position_shift": 1.0,
     }
+    assert tally.take(pairs=True) == {}
+
+
+def test_of_a_panel_each_judge_is_counted_and_what_only_some_answered() -> None:
+    tally = Tally(2)
+    # Both see the first member win; only one answers; neither does.
+    leads = np.array(
+        [
+            [[2.0, -2.0], [1.0, -1.0], [0.0, math.nan]],
+            [[1.0, -3.0], [math.nan, 0.0], [math.nan] * 2],
+        ]
+    )
+    for judge in (0, 1):
+        tally.calls(judge, leads[judge].ravel())
+    tally.verdicts(own_margins(leads), joint_margins(own_margins(leads)))
+    tally.leads(leads)
+    figures = tally.take(pairs=True)
+    assert figures["judge/0/fail_frac"] == 1 / 6 and figures["judge/1/fail_frac"] == 3 / 6
+    assert figures["judge/fail_frac"] == 4 / 12
+    assert figures["judge/missing_frac"] == figures["judge/partial_frac"] == 1 / 3
+    assert figures["judge/agreement"] == 1
 
 
 def test_correlation_with_length_is_inside_groups() -> None:
@@ -43,8 +70,10 @@ def test_without_anything_there_are_no_figures() -> None:
 
 def test_marks_that_are_missing_are_counted() -> None:
     tally = Tally()
-    tally.marks([1.0, math.nan, 2.0, 3.0])
-    assert tally.take(pairs=False) == {"judge/missing_frac": 0.25}
+    marks = np.array([1.0, math.nan, 2.0, 3.0])
+    tally.calls(0, marks)
+    tally.verdicts(marks[None], marks)
+    assert tally.take(pairs=False) == {"judge/fail_frac": 0.25, "judge/missing_frac": 0.25}
     assert tally.take(pairs=False) == {}
 
 

@@ -13,7 +13,6 @@ import pytest
 
 from rlagents.config import JudgeSection, TournamentSection
 from rlagents.errors import JudgeError
-from rlagents.scoring.calls import Calls
 from rlagents.scoring.judge import Candidate, Question, Verdict
 from rlagents.scoring.queue import ScoringQueue
 from rlagents.scoring.scorer import JUDGE_ERROR
@@ -50,11 +49,15 @@ class Judge:
         self._act = act
         self._lock = threading.Lock()
         self.asked: list[tuple[int, int]] = []
+        self.repeats: list[int] = []
         self.closed = 0
 
-    def compare(self, question: Question, first: Candidate, second: Candidate) -> Verdict:
+    def compare(
+        self, question: Question, first: Candidate, second: Candidate, repeat: int = 0
+    ) -> Verdict:
         with self._lock:
             self.asked.append((first.key.member, second.key.member))
+            self.repeats.append(repeat)
         return self._act(first, second)
 
     def take_figures(self) -> dict[str, float]:
@@ -64,11 +67,14 @@ class Judge:
         self.closed += 1
 
 
+def how(timeout_s: float = LONG_S, concurrency: int = 8) -> JudgeSection:
+    return JudgeSection(backend="simulated", call_timeout_s=timeout_s, concurrency=concurrency)
+
+
 def scorer(
-    judge: Any, section: TournamentSection = ROUND_ROBIN, timeout_s: float = LONG_S
+    *judges: Any, section: TournamentSection = ROUND_ROBIN, timeout_s: float = LONG_S
 ) -> TournamentScorer:
-    calls = Calls(concurrency=8, timeout_s=timeout_s)
-    return TournamentScorer(judge, calls, section, JudgeSection(backend="simulated"), seed=0)
+    return TournamentScorer([(judge, how(timeout_s)) for judge in judges], section, seed=0)
 
 
 def through_queue(scorer: TournamentScorer, group: Group) -> tuple[ScoredGroup, ScoringQueue]:
@@ -111,6 +117,7 @@ def test_figures_by_hand() -> None:
     # Leads of the first, in both orders: 0-1: 0.5 and 2.5, it flips; 0-2: -1.5 and 4.5, no;
     # 1-2: -0.5 and 3.5, no. Their means are 1.5. All transcripts are as long.
     assert tournament.take_figures() == {
+        "judge/fail_frac": 0.0,
         "judge/missing_frac": 0.0,
         "score/comparisons_per_group": 3.0,
         "judge/position_bias": 1 / 3,
@@ -171,7 +178,7 @@ def test_a_group_of_one_has_its_return_and_asks_nobody() -> None:
 def test_a_group_in_which_all_are_alike_has_equal_scores() -> None:
     for topology in ("active", "round_robin", "swiss", "seeded_margins"):
         section = TournamentSection(topology=topology)
-        scores = scorer(Judge(), section).score(group(1.0, 1.0, 1.0, 1.0)).scores
+        scores = scorer(Judge(), section=section).score(group(1.0, 1.0, 1.0, 1.0)).scores
         assert len(set(scores.tolist())) == 1
 
 
@@ -181,9 +188,8 @@ def test_the_same_group_has_the_same_scores_and_another_seed_may_have_others() -
     members = group(*np.linspace(0, 1, 8).tolist())
 
     def scores(seed: int) -> list[float]:
-        calls = Calls(concurrency=3, timeout_s=LONG_S)
         judge = SimulatedJudge(noisy, seed)
-        return TournamentScorer(judge, calls, section, noisy, seed).score(members).scores.tolist()
+        return TournamentScorer([(judge, noisy)], section, seed).score(members).scores.tolist()
 
     assert scores(0) == scores(0) != scores(1)
 
@@ -255,7 +261,7 @@ def test_min_matches_says_how_many_verdicts_are_enough(least: float, scored: boo
         return None if 3 in (first.key.member, second.key.member) else honest(first, second)
 
     section = TournamentSection(topology="round_robin", min_matches=least)
-    result, _ = through_queue(scorer(Judge(act), section), group(0.0, 2.0, 1.0, 9.0))
+    result, _ = through_queue(scorer(Judge(act), section=section), group(0.0, 2.0, 1.0, 9.0))
     assert (JUDGE_ERROR not in result.parts) == scored  # 3 of 6 matches have a verdict
 
 
@@ -292,9 +298,8 @@ def test_eight_groups_at_once_take_no_more_waves_of_calls_than_rounds() -> None:
     # N = 16 with 30 matches in rounds of 16, 5, 5, 4, two calls each, eight groups: with as many
     # calls at once as a round has, four waves. Were a single call late, none would go on.
     waves = Waves([8 * 2 * matches for matches in (16, 5, 5, 4)])
-    calls = Calls(concurrency=256, timeout_s=LONG_S)
     section = TournamentSection(topology="active")
-    judged = TournamentScorer(Judge(waves), calls, section, JudgeSection(), seed=0)
+    judged = TournamentScorer([(Judge(waves), how(concurrency=256))], section, seed=0)
     queue = ScoringQueue(judged, concurrency=8, limit=8, timeout_s=LONG_S)
     for number in range(8):
         queue.submit(number, group(*np.linspace(0, 1, 16).tolist()))
@@ -310,3 +315,173 @@ def test_closing_the_queue_closes_the_judge() -> None:
     queue.close()
     queue.close()
     assert judge.closed >= 1
+
+
+def test_a_member_with_too_few_verdicts_has_no_score() -> None:
+    def act(first: Candidate, second: Candidate) -> Any:
+        # About member 0 there is a verdict only where it wins: one of three.
+        silent = 0 in (first.key.member, second.key.member) and max(first.hidden, second.hidden) > 1
+        return None if silent else honest(first, second)
+
+    members = group(1.0, 0.0, 2.0, 3.0)
+    section = TournamentSection(topology="round_robin")
+    scored = scorer(Judge(act), section=section).score(members)
+    assert np.isnan(scored.scores).tolist() == [True, False, False, False]
+    np.testing.assert_array_equal(scored.parts["rank"], np.float32([np.nan, 3, 2, 1]))
+    assert scored.parts["missing"].tolist() == [2.0, 0.0, 1.0, 1.0]
+    lenient = replace(section, min_matches=0.3)
+    assert scorer(Judge(act), section=lenient).score(members).parts["rank"][0] == 1.5
+
+
+@pytest.mark.parametrize("name", ["seeded_single_elimination", "swiss", "active"])
+def test_further_meetings_of_the_same_two_are_numbered(name: Any) -> None:
+    judge = Judge()
+    section = TournamentSection(topology=name, rounds=3, matches=3)
+    scorer(judge, section=section).score(group(0.0, 1.0))
+    # Two members meet: once for the seeds and once in the bracket; three times.
+    count = 2 if name == "seeded_single_elimination" else 3
+    meetings = [sorted(pair) for pair in judge.asked[::2]]
+    assert meetings == [[0, 1]] * count
+    assert sorted(judge.repeats) == sorted([*range(count)] * 2)
+
+
+def test_totals_are_sent_only_where_they_are_wanted() -> None:
+    def generous(first: Candidate, second: Candidate) -> Verdict:
+        if 0 in (first.key.member, second.key.member):
+            return Verdict(first=10.0, second=10.0)
+        return honest(first, second)
+
+    members = group(*np.linspace(0, 3, 12).tolist())
+
+    def rank(totals: bool, topology: Any = "active") -> float:
+        section = TournamentSection(topology=topology, totals=totals)
+        return float(scorer(Judge(generous), section=section).score(members).parts["rank"][0])
+
+    # The worst ties with all it meets, so it stands among them; with totals it is about the best.
+    assert rank(False) > 4
+    assert rank(True) <= 2
+    assert rank(True, "swiss") == rank(False, "swiss")
+
+
+def panel(*acts: Act, section: TournamentSection = ROUND_ROBIN, timeout_s: float = LONG_S) -> Any:
+    return scorer(*map(Judge, acts), section=section, timeout_s=timeout_s)
+
+
+def test_a_panel_takes_the_mean_of_margins() -> None:
+    def stern(first: Candidate, second: Candidate) -> Verdict:
+        return Verdict(first=3 * first.hidden - 9, second=3 * second.hidden - 9)
+
+    members = group(0.0, 2.0, 1.0)
+    scored = panel(honest, stern).score(members)
+    twice = group(0.0, 4.0, 2.0)  # (1 + 3) / 2 times as far apart
+    assert scored.scores.tolist() == scorer(Judge()).score(twice).scores.tolist()
+
+
+@pytest.mark.parametrize("bad", ["raises", "NaN", "hangs"])
+def test_one_judge_of_a_panel_that_misbehaves_costs_only_its_verdicts(bad: str) -> None:
+    def generous(first: Candidate, second: Candidate) -> Any:
+        if (first.key.member, second.key.member) == (0, 1):  # one order of one match
+            return BAD[bad](first, second)
+        return Verdict(first=first.hidden + 5, second=second.hidden + 5)
+
+    members = group(0.0, 2.0, 1.0)
+    judged = TournamentScorer(
+        [(Judge(), how()), (Judge(generous), how(0.05 if bad == "hangs" else LONG_S))],
+        ROUND_ROBIN,
+        seed=0,
+    )
+    scored = judged.score(members)
+    assert scored.scores.tolist() == scorer(Judge()).score(members).scores.tolist()
+    figures = judged.take_figures()
+    assert figures["judge/missing_frac"] == 0.0
+    assert figures["judge/partial_frac"] == 1 / 3
+    assert figures["judge/0/fail_frac"] == 0.0 and figures["judge/1/fail_frac"] == 1 / 6
+    assert figures["judge/fail_frac"] == 1 / 12
+    assert figures["judge/agreement"] == 1.0
+
+
+def test_each_judge_is_shown_transcripts_of_its_own_settings() -> None:
+    shown: list[int] = []
+
+    def keep(first: Candidate, second: Candidate) -> Verdict:
+        shown.append(len(first.transcript))
+        return honest(first, second)
+
+    long = tuple(replace(t, final_observation="x" * 999) for t in group(0.0, 1.0).trajectories)
+    brief = replace(how(), transcript_chars=100)
+    judged = TournamentScorer([(Judge(), how()), (Judge(keep), brief)], ROUND_ROBIN, seed=0)
+    judged.score(Group(task=TASK, trajectories=long))
+    assert max(shown) <= 100
+
+
+def test_calls_that_take_too_long_are_failures_of_the_judge() -> None:
+    def act(first: Candidate, second: Candidate) -> Any:
+        return (hang if (first.key.member, second.key.member) == (0, 1) else honest)(first, second)
+
+    slow = scorer(Judge(act), timeout_s=0.05)
+    slow.score(group(0.0, 2.0, 1.0))
+    assert slow.take_figures()["judge/fail_frac"] == 1 / 6
+
+
+def test_a_course_ends_at_its_deadline_and_is_scored_from_what_is_there() -> None:
+    held, asked = threading.Event(), []
+
+    def act(first: Candidate, second: Candidate) -> Any:
+        asked.append((first.key.member, second.key.member))
+        if len(asked) > 16:  # the first round has 8 matches
+            held.wait(LONG_S)
+        return honest(first, second)
+
+    section = TournamentSection(topology="active")
+    judged = TournamentScorer([(Judge(act), how(concurrency=32))], section, seed=0)
+    queue = ScoringQueue(judged, concurrency=1, limit=8, timeout_s=1.0)
+    queue.submit(0, group(*np.linspace(0, 7, 8).tolist()))
+    result = queue.wait(LONG_S)
+    assert result is not None
+    scored = result[1]
+    assert JUDGE_ERROR not in scored.parts
+    assert scored.parts["matches"].tolist() == [2.0] * 8  # a cycle
+    assert scored.parts["missing"].sum() == 2 * (14 - 8)
+    known = ~np.isnan(scored.scores)
+    assert known.any() and (np.diff(scored.scores[known]) > 0).all()
+    # The next rounds were planned without anybody being asked.
+    assert len(asked) == 16 + 4
+    assert queue.take_figures()["score/abandoned"] == 0.0
+    held.set()
+
+
+def test_a_group_of_a_closed_queue_stops_asking() -> None:
+    inside, held = threading.Event(), threading.Event()
+    asked: list[int] = []
+
+    def act(first: Candidate, second: Candidate) -> Any:
+        asked.append(0)
+        inside.set()
+        held.wait(LONG_S)
+        return honest(first, second)
+
+    judged = TournamentScorer(
+        [(Judge(act), how(concurrency=1))], TournamentSection(topology="swiss"), seed=0
+    )
+    ended = threading.Event()
+
+    class Watched:
+        def score(self, group: Group) -> ScoredGroup:
+            try:
+                return judged.score(group)
+            finally:
+                ended.set()
+
+        def take_figures(self) -> dict[str, float]:
+            return {}
+
+        def close(self) -> None:
+            judged.close()
+
+    queue = ScoringQueue(Watched(), concurrency=1, limit=8, timeout_s=LONG_S)
+    queue.submit(0, group(0.0, 1.0, 2.0, 3.0))
+    assert inside.wait(LONG_S)
+    queue.close()
+    assert ended.wait(LONG_S)
+    held.set()
+    assert asked == [0]

@@ -20,6 +20,8 @@ kept secret, and the other solves it. A puzzle that is not solved wins the propo
 the solver; a puzzle that is no legal one, was used before in this duel, or whose secret solution \
 is wrong loses the proposer a point to the solver; a puzzle that is solved is a draw.
 """
+MOST_PROBLEM = 60
+"""Characters that the other seat is shown of why a proposal was refused."""
 _FORMS = {
     "grammar": """Propose as STATEMENT;SOLUTION in one of these forms, and solve with the \
 solution alone:
@@ -97,7 +99,9 @@ class DuelGame(Game):
             lines += [_RULES + _FORMS[self.mode].rstrip()]
         if duel.records:
             last = duel.records[-1]
-            lines += [f"last {last.outcome}" + (f": {last.problem}" if last.problem else "")]
+            # Some of it are the other's words: enough to learn from, too little to instruct with.
+            problem = f": {last.problem[:MOST_PROBLEM]}" if last.problem else ""
+            lines += [f"last {last.outcome}{problem}"]
         if duel.over:
             return "\n".join([*lines, f"over {duel.points(seat):+d}"])
         number = f"{len(duel.records) + 1}/{self.proposals}"
