@@ -1,4 +1,4 @@
-"""Tournaments that spend about 2N-2 matches where the order is open, and score by a posterior. Pure.
+"""Tournaments of 2N-2 matches, spent where the order is open, and a posterior as score. Pure.
 
 A round is planned as a whole, so all its judge calls run at once. Courses as in `tournaments`, with
 one addition: they may be sent [M, 2], margin and total of every match, instead of margins [M]. The
@@ -66,8 +66,8 @@ def active(size: int, rng: np.random.Generator, *, matches: int = 0, prior: floa
     are: of a judge that says only who won, however rightly, the order is not exact.
 
     Args:
-        matches: in all; 0 is `usual_matches`. With fewer than N-1 not everybody is connected: whoever is not
-            stands by its own part, whose mean is 0.
+        matches: in all; 0 is `usual_matches`. With fewer than N-1 not everybody is connected:
+            whoever is not stands by its own part, whose mean is 0.
         prior: the middle of what the prior may weigh against one match; above 0.
 
     Raises:

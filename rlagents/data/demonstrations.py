@@ -64,6 +64,8 @@ class _Task(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     task_id: str = ""
     human_minutes: float | None = None
     family: str | None = None
+    seat: int = 0
+    opponents: tuple[str, ...] = ()
 
 
 class _Record(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

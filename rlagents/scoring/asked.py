@@ -35,8 +35,8 @@ class AskedJudge:
     rubric's overall ones, 0 to 10. With `refeval` and `refmatch` (arXiv 2602.16802) it asks which
     candidate is better, or nearer to the reference; the marks are the probabilities of the two
     labels as the first token of the answer, 0 to 1. Differences from that paper: the judge is shown
-    what the agents did and not only the last answer; where another first token is likelier than
-    both labels ("neither"), and the answer's text is no label, there is no verdict instead of a tie.
+    what the agents did and not only the last answer; where neither label is likely, and the
+    answer's text is none (`Neither`), there is no verdict instead of a tie.
 
     An answer that is not clear is asked for once more, with the next seed (which is also another
     entry of a cache); then the call has failed.
@@ -109,11 +109,11 @@ class AskedJudge:
 
         `judge/calls`: questions put to the backend, second attempts included; of these
         `judge/cached_frac`, answered by a cache, and `judge/parse_fail_frac`, answered unclearly.
-        `judge/fail_frac`: verdicts that were asked for and not given. `judge/tokens` (prompts and
-        answers, none for what a cache answered). `judge/cost`: what the backend has spent, where it
-        counts that (an attempt without an answer may be billed, too), else that of the answers. With
-        labels `judge/label_text_frac`:
-        answers whose label was known, but no probability of it.
+        `judge/fail_frac`: verdicts that were asked for and not given (a scorer counts itself, since
+        it also knows of those that came too late). `judge/tokens` (prompts and answers, none for
+        what a cache answered). `judge/cost`: what the backend has spent, where it counts that (an
+        attempt without an answer may be billed, too), else that of the answers. With labels
+        `judge/label_text_frac`: answers that were read from their text, for want of probabilities.
         """
         with self._lock:
             spent = self._spent()

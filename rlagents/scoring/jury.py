@@ -30,7 +30,9 @@ class Jury(Generic[J]):
     """One judge or more. Each has its own settings, its own calls at once and its own time-out."""
 
     def __init__(self, judges: Sequence[tuple[J, JudgeSection]]) -> None:
-        """Args:
+        """Make the threads of each.
+
+        Args:
             judges: with how each is asked: transcripts, repeats, `concurrency`, `call_timeout_s`.
 
         Raises:

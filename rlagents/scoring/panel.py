@@ -67,8 +67,9 @@ def agreement(margins_JM: Floats) -> tuple[int, int]:
 
 
 def joint_figures(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of all judges: sums (calls, tokens, cost), means weighted by calls (shares), and each judge's
-    own as `judge/I/...`, I from 0. Those of one judge as they are.
+    """Figures of a panel: sums (calls, tokens, cost) or means weighted by calls (shares).
+
+    Beside them each judge's own as `judge/I/...`, I from 0. Those of one judge are as they are.
     """
     if len(figures) == 1:
         return dict(figures[0])

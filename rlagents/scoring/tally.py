@@ -61,8 +61,11 @@ class Tally:
             self._failed_J[judge] += np.count_nonzero(np.isnan(marks_C))
 
     def verdicts(self, each_JX: Floats, joint_X: Floats) -> None:
-        """Count matches, or members that are rated one by one: what each judge says of them, and
-        all together; NaN: nothing.
+        """Count matches, or members that are rated one by one.
+
+        Args:
+            each_JX: what each judge says of them; NaN: nothing.
+            joint_X: what all together say.
         """
         known_X = np.isfinite(each_JX).sum(0)
         with self._lock:

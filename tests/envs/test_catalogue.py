@@ -18,10 +18,11 @@ def test_catalogue_lists_every_id_with_summary_arguments_and_policies() -> None:
     for entry in entries.values():
         assert entry.summary.endswith(".") and "\n" not in entry.summary
         assert "random" in entry.scripted
-        assert entry.known_scores.keys() == set(entry.scripted)
+        assert entry.known_scores.keys() <= set(entry.scripted)
         assert inspect.Parameter.empty not in entry.kwargs.values()
         if ".arena." not in ENTRY_POINTS[entry.id]:  # a game's players have names of their own
             assert {"oracle", "expert"} <= set(entry.scripted)
+            assert entry.known_scores.keys() == set(entry.scripted)
         gymnasium.make(entry.id, **entry.kwargs).close()
     assert entries["rlagents/KeyRooms-v0"].kwargs["facts"] == "card"
 

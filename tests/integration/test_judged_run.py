@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,27 @@ def test_a_judge_that_never_answers_leaves_iterations_idle_and_is_said(
     out = " ".join(done(capsys, "train", config, f"run.dir={run}").split())  # lines are wrapped
     assert "groups without scores, the last with: 6 of 6 matches have no verdict" in out
     assert "(scoring.tournament.min_matches); the last: simulated judge: this call fails" in out
-    assert summary(run)["idle_iterations"] == 3
-    assert summary(run)["steps"] == 0
+    assert out.count("no group of this iteration has a verdict") == 1
+    assert "3 of 3 iterations without any verdict" in out
+    assert "easier tasks" not in out
+    after = summary(run)
+    assert (after["idle_iterations"], after["steps"]) == (3, 0)
+    scoring = after["scoring"]
+    # 12 calls a group, whether or not they are answered.
+    assert scoring["calls"] == 12 * scoring["unscored_groups"] > 0
+    assert (scoring["cost"], scoring["unjudged_iterations"]) == (0.0, 3)
+
+
+def test_without_the_library_of_a_fit_nothing_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "choix", None)
+    scoring = {**FAILING, "tournament": {"rewards": "bradley_terry"}}
+    run = tmp_path / "run"
+    line = refused(capsys, 2, "train", write(tmp_path, scoring=scoring), f"run.dir={run}")
+    assert line.startswith("scoring.tournament.rewards: ")
+    assert line.endswith("pip install 'rlagents[arena]'")
+    assert not run.exists()
 
 
 def test_an_outage_as_long_as_was_allowed_stops_the_run(

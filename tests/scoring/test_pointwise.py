@@ -145,6 +145,6 @@ def test_marks_without_an_answer_at_the_deadline_are_missing() -> None:
             held.wait(LONG_S)
         return candidate.hidden
 
-    scored = scorer(act, repeats=1).score_by(group(1.0, 3.0, 2.0), time.monotonic() + 0.5)
+    scored = scorer(act, repeats=1).score_by(group(1.0, 3.0, 2.0), time.monotonic() + 1.0)
     assert np.isnan(scored.scores).tolist() == [False, True, False]
     held.set()

@@ -110,7 +110,9 @@ def test_shares_of_two_known_labels() -> None:
     assert label_shares({"A": -0.2, "B": -1.7}, ("A", "B")) == pytest.approx(
         (0.8176, 0.1824), abs=5e-5
     )
-    assert label_shares({"A": -1.7, "B": -0.2}, ("A", "B"))[0] == pytest.approx(0.1824, abs=5e-5)
+    assert label_shares({"A": -1.7, "B": -0.2}, ("A", "B")) == pytest.approx(
+        (0.1824, 0.8176), abs=5e-5
+    )
     assert label_shares({"A": math.log(0.3), "B": math.log(0.3)}, ("A", "B")) == (0.5, 0.5)
     assert label_shares({"A": -1e300, "B": 0.0}, ("A", "B")) == (0, 1)
 

@@ -121,7 +121,11 @@ def test_a_logged_duel_plays_again_to_the_same_outcomes(names: tuple[str, str]) 
 
 
 def test_players_of_known_strength_are_ranked_exactly_by_200_duels() -> None:
-    """20 duels of each pair; the Elo intervals of neighbours do not overlap."""
+    """20 duels of each pair, all won by the stronger: its lead over its neighbour is no accident.
+
+    How large it is can't be known of someone who never lost, so ratings themselves have wide
+    intervals; what is rated here is the lead, with the weaker of two at 1500.
+    """
     game = DuelGame(rounds=2)
     results = []
     for i, j in combinations(range(len(BOUNDS)), 2):
@@ -133,8 +137,9 @@ def test_players_of_known_strength_are_ranked_exactly_by_200_duels() -> None:
     ratings = rate(results, len(BOUNDS), rng=np.random.default_rng(0), resamples=100)
     assert len(results) == 200
     assert np.argsort([r.elo for r in ratings]).tolist() == [0, 1, 2, 3, 4]
-    for weaker, stronger in pairwise(ratings):
-        assert weaker.high < stronger.low
+    for weaker, stronger in pairwise(range(len(BOUNDS))):
+        lead = rate(results, len(BOUNDS), rng=np.random.default_rng(0), anchor=weaker)
+        assert lead[stronger].low > 1500 + 50
 
 
 def test_the_stronger_wins_all_that_it_proposes_and_solves_the_rest() -> None:
