@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from rlagents.scoring.judge import Candidate, Question
 from rlagents.scoring.scorer import ReturnScorer, Scorer
 from rlagents.types import EpisodeKey
 
+FIRST = "scoring.judge"
 MakeBackend = Callable[[str, JudgeSection], Backend]
 """Of the full key of a judge's section, and the section."""
 
@@ -64,7 +66,8 @@ def _judge(
     if section.backend == "simulated":
         from rlagents.scoring.simulated import SimulatedJudge
 
-        return SimulatedJudge(section, config.run.seed)
+        # Judges of a panel err each in its own way; the first as it does alone.
+        return SimulatedJudge(section, config.run.seed + zlib.crc32(key.encode()) * (key != FIRST))
     if section.backend == "function":
         from rlagents.scoring.function import find_judge
 

@@ -224,7 +224,7 @@ def shell(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         (
             ["bench", "rolout"],
             "bench: expected one of bias, horizon, learner, partial, prefix, rollout, sandbox, "
-            "sandbox-soak, got 'rolout'",
+            "sandbox-soak, tournaments, got 'rolout'",
         ),
         (["bench", "rollout", "--out", "no/where.json"], "bench --out: expected a file in a fold"),
         (["doctor", "--tier", "user"], "doctor --tier: it says what --attack attacks; give both"),
