@@ -169,10 +169,10 @@ def rate(
 ) -> list[Rating]:
     """Bradley-Terry ratings on the Elo scale, with 95% intervals.
 
-    Ratings are relative: to their mean or, with an anchor, to that member's. The intervals are
-    those of a bootstrap over blocks of matches. Where a pair has one outcome only nothing varies in a
-    bootstrap; so an interval is at least as wide as the fit's own, 1.96 standard deviations of a
-    normal posterior (`deviations`). Someone without a match stands where the prior has it.
+    Ratings are relative: to their mean or, with an anchor, to that member's. Intervals are those of
+    a bootstrap over blocks of matches. Where a pair has one outcome only nothing varies in it; so
+    an interval is at least as wide as the fit's own, 1.96 standard deviations of a normal posterior
+    (`deviations`). Someone without a match stands where the prior has it.
 
     Args:
         results: (first, second, 1 for a win of the first, 0.5 a draw, 0 a loss; NaN no verdict).
