@@ -80,6 +80,22 @@ class Action:
     """What it answers, where the kind is another: then the environment has not said it."""
     dropped_tokens: int = 0
 
+    def turn(self, observation: str, **known: Any) -> Turn:
+        """The turn that it makes of an observation; `known` are further fields of it."""
+        return Turn(
+            observation=observation,
+            action=self.text,
+            observation_ids=self.observation_ids,
+            action_ids=self.action_ids,
+            behaviour_logprobs=self.logprobs,
+            context=self.context,
+            kind=self.kind,
+            dropped_tokens=self.dropped_tokens,
+            temperature=self.temperature,
+            weights_version=self.weights_version,
+            **known,
+        )
+
 
 class Seating(Protocol):
     """Players of ours on the other seats of an environment."""
@@ -350,19 +366,10 @@ def _turn(
     sampled: float,
 ) -> Turn:
     with boundary(SamplerError, "recording the turn"):
-        return Turn(
-            observation=observation,
-            action=action.text,
-            observation_ids=action.observation_ids,
-            action_ids=action.action_ids,
-            behaviour_logprobs=action.logprobs,
+        return action.turn(
+            observation,
             reward=reward,
             potential=potential,
-            context=action.context,
-            kind=action.kind,
-            dropped_tokens=action.dropped_tokens,
-            temperature=action.temperature,
-            weights_version=action.weights_version,
             sampled_s=sampled - begun,
             environment_s=time.monotonic() - sampled,
         )

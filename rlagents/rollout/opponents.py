@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlagents.errors import RlagentsError, SamplerError, boundary
-from rlagents.rollout.episode import Action, Actor, TextEnv
+from rlagents.rollout.episode import Actor, TextEnv
 from rlagents.types import EpisodeKey, StopReason, Task, Trajectory, Turn, TurnKind
 
 OTHERS = "@"
@@ -53,7 +53,7 @@ class SeatPlayer:
         action = self._actor.act(observation)
         while action is not None:
             inside = action.kind is not TurnKind.ACTION
-            self._turns.append(_turn(action, action.observation if inside else observation))
+            self._turns.append(action.turn(action.observation if inside else observation))
             if not inside:
                 return action.text
             action = self._actor.proceed()
@@ -125,18 +125,3 @@ class Seats:
         for player in self._players.values():
             with suppress(RlagentsError), boundary(SamplerError, "closing a player"):
                 player.close()
-
-
-def _turn(action: Action, observation: str) -> Turn:
-    return Turn(
-        observation=observation,
-        action=action.text,
-        observation_ids=action.observation_ids,
-        action_ids=action.action_ids,
-        behaviour_logprobs=action.logprobs,
-        context=action.context,
-        kind=action.kind,
-        dropped_tokens=action.dropped_tokens,
-        temperature=action.temperature,
-        weights_version=action.weights_version,
-    )
