@@ -48,7 +48,7 @@ from rlagents.telemetry.sinks import JsonLines, JsonlSink, MultiSink, Sink, Tens
 from rlagents.telemetry.spans import Spans
 from rlagents.train import train
 from rlagents.types import EpisodeKey, Segment, Trajectory, Turn
-from rlagents.versions import LEAGUE
+from rlagents.versions import LEAGUE, RATED
 from rlagents.warm_start import segments_of_expert, segments_of_file
 
 
@@ -326,9 +326,12 @@ def _warm_start(parts: Parts) -> None:
 
 def _sinks(config: RunConfig, folder: RunFolder, resume_step: int, state: RunState) -> MultiSink:
     done = {(int(e["step"]), e["mode"] == "greedy") for e in state.evals}
+    frozen = {version.step for version in state.league.versions}
 
     def unfinished(step: int, tag: str) -> bool:
-        """An evaluation that the checkpoint does not know of: it will be done again."""
+        """An evaluation or a rating that the checkpoint does not know of: it is done again."""
+        if tag.startswith(RATED):
+            return step not in frozen
         return tag.startswith("eval/") and (step, "greedy" in tag) not in done
 
     path = folder.path / "metrics.jsonl"

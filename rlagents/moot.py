@@ -233,7 +233,13 @@ TABLE = (
         "scoring.judge.form: rubric",
     ),
     Only(
-        ("league.seats", "league.learn", "league.engines"),
+        ("league.learn",),
+        lambda c: bool(c.league.opponents or c.league.eval_opponents),
+        ("league.opponents", "league.eval_opponents"),
+        "league.opponents or league.eval_opponents",
+    ),
+    Only(
+        ("league.seats", "league.engines"),
         lambda c: bool(c.league.opponents or c.league.eval_opponents or c.league.rating_matches),
         ("league.opponents", "league.eval_opponents", "league.rating_matches"),
         "league.opponents, league.eval_opponents or league.rating_matches",

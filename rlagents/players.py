@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rlagents.config import ContextSection, PolicySection, RunConfig, player_of
-from rlagents.errors import ConfigError, nearest
+from rlagents.errors import ConfigError, SamplerError, nearest
 from rlagents.policy import models
 from rlagents.policy.chat import Chat
 from rlagents.policy.endpoints import Endpoints, Line
@@ -122,6 +122,7 @@ class Players:
         self._endpoints = endpoints or Endpoints(config.endpoints)
         self._lines: dict[str, Line] = {}
         self._making = threading.Lock()
+        self._closed = False
 
     def actor(self, job: Job, env: TextEnv) -> Actor:
         """Who plays the job."""
@@ -160,7 +161,10 @@ class Players:
     def close(self) -> None:
         """Free all models. May be called twice."""
         self._engines.close()
-        for line in self._lines.values():
+        with self._making:
+            lines, self._lines = list(self._lines.values()), {}
+            self._closed = True
+        for line in lines:
             line.close()
 
     def _player(self, job: Job, base: Any, seat: int, name: str) -> SeatPlayer | ScriptedPlayer:
@@ -220,6 +224,8 @@ class Players:
         """An actor of a model behind a server."""
         config = self._config
         with self._making:
+            if self._closed:
+                raise SamplerError(f"endpoint {name!r}: the worker is closed")
             if name not in self._lines:
                 self._lines[name] = self._endpoints.line(
                     name,
@@ -270,12 +276,14 @@ class _Borrowed:
     def __init__(self, actor: Actor, release: Callable[[], None]) -> None:
         self._actor = actor
         self._release: Callable[[], None] = release
+        self._lock = threading.Lock()
         self.act = actor.act
         self.proceed = actor.proceed
 
     def close(self) -> None:
         """Free the actor, then the model."""
-        release, self._release = self._release, _nothing
+        with self._lock:  # the watchdog may close it, too
+            release, self._release = self._release, _nothing
         try:
             self._actor.close()
         finally:

@@ -151,15 +151,21 @@ def _check_players(config: RunConfig, made: _Made) -> None:
         raise ConfigError(
             f"league.seats: expected {made.seats}, as {config.env.id} has, got {league.seats}"
         )
-    given = {"env.kwargs": config.env.kwargs, "warm_start.env_kwargs": config.warm_start.env_kwargs}
+    # Where nobody is named the environment's own player, `opponent`, has the other seats.
+    train, held_out = bool(league.opponents), bool(league.eval_opponents)
+    given = {
+        "env.kwargs": (config.env.kwargs, train and held_out),
+        "warm_start.env_kwargs": (config.warm_start.env_kwargs, held_out),
+    }
     for number, stage in enumerate(config.schedule.stages):
-        given[f"schedule.stages[{number}].env_kwargs"] = stage.env_kwargs
-    for section, kwargs in given.items():
+        given[f"schedule.stages[{number}].env_kwargs"] = (stage.env_kwargs, train)
+    for section, (kwargs, seated) in given.items():
         for name in {"seat", "opponent"} & set(kwargs):
-            raise ConfigError(
-                f"{section}.{name}: the league decides it (league.learn, league.opponents, "
-                f"league.eval_opponents); expected none, got {kwargs[name]!r}"
-            )
+            if name == "seat" or seated:
+                raise ConfigError(
+                    f"{section}.{name}: the league decides it (league.learn, league.opponents, "
+                    f"league.eval_opponents); expected none, got {kwargs[name]!r}"
+                )
 
 
 def check_player(config: RunConfig, key: str, name: str) -> None:

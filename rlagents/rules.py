@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlagents.algos.configs import require
-from rlagents.config import RunConfig, find_endpoint
+from rlagents.config import JudgeSection, RunConfig, find_endpoint
 from rlagents.errors import ConfigError
 from rlagents.moot import TABLE, Only
 from rlagents.stages import check_recursive, check_stages
@@ -243,7 +243,7 @@ def _check_judges(config: RunConfig) -> None:
             f"1, or {key}.temperature above 0: at 0 the same question has the same answer",
         )
         require(
-            judge.call_timeout_s <= scoring.timeout_s,
+            judge.call_timeout_s <= max(scoring.timeout_s, JudgeSection().call_timeout_s),
             f"{key}.call_timeout_s",
             judge.call_timeout_s,
             f"at most scoring.timeout_s ({scoring.timeout_s:g}), which a group has for all calls",

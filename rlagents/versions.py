@@ -17,6 +17,8 @@ from rlagents.telemetry.league import elo_figure, win_matrix_figure
 
 LEAGUE = "league"
 """Stream of rating games."""
+RATED = ("league/elo", "league/versions", "league/failed_games", "league/wins")
+"""How the tags begin of what a freeze logs."""
 
 
 def due(config: RunConfig, state: RunState) -> bool:

@@ -339,7 +339,7 @@ MISTAKES = [
         None,
     ),
     (
-        [TOURNAMENT, SIMULATED, "scoring.timeout_s=60"],
+        [TOURNAMENT, SIMULATED, "scoring.timeout_s=60", "scoring.judge.call_timeout_s=130"],
         "scoring.judge.call_timeout_s: expected at most scoring.timeout_s (60)",
         None,
     ),

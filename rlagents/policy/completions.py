@@ -121,18 +121,18 @@ class Completions:
             CallFailed: when there is none, or it makes no sense.
         """
         top = self._top if ask.labels else 0
-        left_out = self._left_out
+        left_out, limit = self._left_out, self._limit  # of this attempt: others run beside it
         while True:
             try:
                 raw = await self._client.chat.completions.with_raw_response.create(
-                    **self._arguments(ask, top, left_out)
+                    **self._arguments(ask, limit, top, left_out)
                 )
                 break
             except (openai.OpenAIError, httpx2.HTTPError) as error:
                 failure = _failure(error, self._hide)
             refused = failure.status in ARGUMENT_REFUSED
-            if refused and self._limit == "max_tokens" and "max_completion_tokens" in str(failure):
-                self._limit = "max_completion_tokens"
+            if refused and limit == "max_tokens" and "max_completion_tokens" in str(failure):
+                limit = "max_completion_tokens"
             elif refused and (named := _named(failure) - left_out):
                 left_out |= named
             elif refused and top:
@@ -142,15 +142,18 @@ class Completions:
         if ask.labels:
             self._top = min(self._top, top)
         self._left_out |= left_out
+        self._limit = limit
         return _read(raw.http_response.content, ask.labels, self._hide)
 
-    def _arguments(self, ask: Ask, top: int, left_out: frozenset[str]) -> dict[str, Any]:
+    def _arguments(
+        self, ask: Ask, limit: str, top: int, left_out: frozenset[str]
+    ) -> dict[str, Any]:
         alternatives = {"logprobs": True, "top_logprobs": top} if top else {}
         optional = {"temperature": ask.temperature, "seed": ask.seed % 2**31}
         return {
             "model": self._model,
             "messages": [{"role": role, "content": text} for role, text in ask.messages],
-            self._limit: ask.max_tokens,
+            limit: ask.max_tokens,
             **{name: value for name, value in optional.items() if name not in left_out},
             **alternatives,
         }

@@ -200,8 +200,7 @@ class Endpoint:
         """
         try:
             with boundary(JudgeError, "asking"):
-                async with user.slots:
-                    return await self._attempts(ask, user)
+                return await self._attempts(ask, user)
         except JudgeError as error:
             self.failures += 1
             name = self._section.name
@@ -216,7 +215,8 @@ class Endpoint:
         end = self._loop.time() + user.deadline_s
         last = ""
         try:
-            async with asyncio.timeout_at(end):
+            # The wait for a slot counts: whoever asked is gone at the deadline.
+            async with asyncio.timeout_at(end), user.slots:
                 for number in itertools.count():
                     try:
                         return await self._paid(ask, user)

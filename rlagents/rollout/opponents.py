@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -45,6 +46,7 @@ class SeatPlayer:
         self._turns: list[Turn] = []
         self._stop = StopReason.TERMINATED
         self._closed = False
+        self._lock = threading.Lock()
 
     def act(self, observation: str) -> str:
         """The answer to what the game shows this seat; empty where it does not fit any more."""
@@ -62,8 +64,9 @@ class SeatPlayer:
 
     def close(self) -> None:
         """Free the actor. May be called twice."""
-        if not self._closed:
-            self._closed = True
+        with self._lock:  # the watchdog may close it, too
+            closed, self._closed = self._closed, True
+        if not closed:
             try:
                 self._actor.close()
             finally:

@@ -129,7 +129,8 @@ class RolloutWorker:
         progress = Progress(key=job.key, task=job.task, recorded=job.recorded)
         limits = job.limits or self._limits
         # Between two turns of a seat another may have several.
-        patience = TURNS_BETWEEN * limits.sampler_timeout_s * len(job.task.opponents)
+        asked = sum(not name.startswith("scripted:") for name in job.task.opponents)
+        patience = TURNS_BETWEEN * limits.sampler_timeout_s * asked
         limits = replace(limits, env_timeout_s=limits.env_timeout_s + patience)
         with self._lock:
             self._live[job.key] = progress
@@ -259,6 +260,11 @@ class RolloutWorker:
                     ),
                 )
             if now > progress.started + limits.max_seconds:
+                if progress.task.opponents and now > progress.since + limits.env_timeout_s / 2:
+                    # A game that stands still, not one that is long: nobody's score.
+                    message = f"{what} did not return within {now - progress.since:.0f} s"
+                    error = ErrorRecord(boundary="environment", kind="Timeout", message=message)
+                    return progress.finish(StopReason.ENVIRONMENT_TIMEOUT, error)
                 return progress.finish(StopReason.TIME_LIMIT)
         elif now > progress.deadline + GRACE_S:
             return progress.finish(

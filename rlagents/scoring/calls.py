@@ -91,10 +91,12 @@ class Calls:
 
     def _staff(self) -> None:
         """Start threads for what waits; without any thread to come, fail it."""
+        if self._closed:
+            return
         most = min(self._concurrency, 2 * self._concurrency - self._left_behind)
         for _ in range(min(most - self._working, len(self._waiting))):
-            self._working += 1
             threading.Thread(target=self._work, name="judge", daemon=True).start()
+            self._working += 1  # it waits for our lock
         if not self._working and self._waiting:
             error = JudgeError(f"not asked: all {self._left_behind} calls before it hang")
             while self._waiting:
@@ -104,7 +106,7 @@ class Calls:
         """Call what waits until nothing does, or until this thread is left behind."""
         while True:
             with self._changed:
-                if not self._waiting or self._working > self._concurrency:
+                if self._closed or not self._waiting or self._working > self._concurrency:
                     self._working -= 1
                     return
                 call = self._waiting.popleft()

@@ -61,11 +61,15 @@ def answer_form(rubric: Rubric, labels: Sequence[str]) -> str:
 def read_label(text: str, labels: Sequence[str]) -> str | None:
     """The label that is the whole answer, but for quotes, markdown and ends of sentences.
 
-    None where there is none: `A good answer ...` names no label.
+    None where there is none: `A good answer ...` names no label, and `A: 3, B: 8` two.
     """
     word = text[:MAX_CHARS].rpartition(_THOUGHT)[2].strip(_LABEL_AROUND)
-    first = re.split(r"[\n.,:;]", word, maxsplit=1)[0].strip(_LABEL_AROUND)
-    return first if first in labels else None
+    first, *rest = re.split(r"[\n.,:;]", word, maxsplit=1)
+    first = first.strip(_LABEL_AROUND)
+    others = "|".join(re.escape(label) for label in labels if label != first)
+    if first not in labels or (rest and others and re.search(rf"\b(?:{others})\b", rest[0])):
+        return None
+    return first
 
 
 def label_shares(

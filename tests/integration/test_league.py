@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,16 @@ def test_a_player_that_fails_is_nobodys_defeat(
     assert reasons == {"environment_error": len(failed)}
 
 
+@pytest.fixture
+def _own_ray() -> Iterator[None]:
+    """Ray is started by the run, and stopped for whoever comes next in this process."""
+    import ray
+
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("_own_ray")
 def test_ray_workers_read_frozen_versions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

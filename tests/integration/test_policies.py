@@ -42,7 +42,10 @@ def test_scripted_policies_have_their_known_scores(
         ("orcale", "(random, oracle, expert), got 'orcale'; did you mean 'oracle'?"),
         ("/nowhere/at/all", "policy.from: no run and no model at '/nowhere/at/all'"),
         ("", "policy.from: expected a run folder, a model, or a scripted policy, got nothing"),
-        ("endpoint", "policy.from: endpoints are not in this version"),
+        (
+            "endpoint",
+            "policy.from: expected the name of an entry of endpoints (none is configured)",
+        ),
         (".", "policy.model: '.' holds no *.safetensors"),
     ],
 )

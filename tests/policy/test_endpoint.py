@@ -255,6 +255,23 @@ def test_the_newer_name_of_the_limit() -> None:
         assert calls[-1].body["top_logprobs"] == 20
 
 
+def test_the_newer_name_of_the_limit_for_many_at_once() -> None:
+    """All are under way before the first refusal: none takes the others' for its own."""
+    together = threading.Barrier(8)
+
+    def script(call: Call) -> None:
+        if "max_tokens" in call.body:
+            together.wait(timeout=30)
+            call.json({"error": {"message": "Use 'max_completion_tokens' instead."}}, 400)
+        else:
+            call.json(completion("A", top={"A": -0.5}))
+
+    with opened(script, concurrency=8) as (endpoint, calls), ThreadPoolExecutor(8) as threads:
+        replies = list(threads.map(lambda _: endpoint.ask(LABELS), range(8)))
+        assert [reply.text for reply in replies] == ["A"] * 8
+        assert calls[-1].body["top_logprobs"] == 20
+
+
 @pytest.mark.parametrize("refused", [("seed",), ("temperature",), ("seed", "temperature")])
 def test_what_a_server_refuses_by_name_is_left_out_from_then_on(refused: tuple[str, ...]) -> None:
     def script(call: Call) -> None:

@@ -153,7 +153,7 @@ def test_no_known_label_has_no_shares(unknown: dict[str, float]) -> None:
         ("B: it is closer", "B"),
         ("(A), because", "A"),
         ("<think>A or B</think>\n\nB", "B"),
-        ("A\nB", "A"),
+        ("A\nB", None),
         ("A good answer is B", None),
         ("a", None),
         ("AB", None),
@@ -161,6 +161,10 @@ def test_no_known_label_has_no_shares(unknown: dict[str, float]) -> None:
         ("", None),
         ("The answer is A", None),
         ("A or B", None),
+        ("A: 3, B: 8", None),
+        ("A, B", None),
+        ("A\nNo wait, B", None),
+        ("A. Because of the plan.", "A"),
     ],
 )
 def test_labels_in_text(text: str, label: str | None) -> None:
