@@ -124,25 +124,34 @@ def serve(requests, replies, library):
         linecache.cache[name] = (len(text), None, text.splitlines(True), name)
         status, failed = 0, None
         try:
-            running = True
-            signal.signal(signal.SIGINT, theirs)
-            begin(left)
-            if noted:
-                noted = False
-                signal.raise_signal(signal.SIGINT)
-            before(space)
-            tree = ast.parse(text, name)
-            last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-            exec(compile(tree, name, "exec"), space)
-            if last is not None:
-                exec(compile(ast.Interactive([last]), name, "single"), space)
-        except SystemExit:
-            raise
-        except BaseException as error:
-            status, failed = 1, error
+            try:
+                running = True
+                signal.signal(signal.SIGINT, theirs)
+                begin(left)
+                if noted:
+                    noted = False
+                    signal.raise_signal(signal.SIGINT)
+                before(space)
+                tree = ast.parse(text, name)
+                ends = tree.body and isinstance(tree.body[-1], ast.Expr)
+                last = tree.body.pop() if ends else None
+                exec(compile(tree, name, "exec"), space)
+                if last is not None:
+                    exec(compile(ast.Interactive([last]), name, "single"), space)
+            except SystemExit:
+                raise
+            except BaseException as error:
+                status, failed = 1, error
+        except KeyboardInterrupt as error:  # the other side's, while the first was caught
+            status, failed = 1, failed or error
+        while True:  # it may be interrupted from both sides: once is enough
+            try:
+                if isinstance(failed, KeyboardInterrupt):
+                    hush()
+                break
+            except BaseException:
+                status = 1
         try:
-            if isinstance(failed, KeyboardInterrupt):
-                hush()  # it may be interrupted from both sides: once is enough
             if failed is not None:
                 show(failed, name)
             sys.stdout.flush()
