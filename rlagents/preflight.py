@@ -49,11 +49,15 @@ def check_env(config: RunConfig) -> None:
             find_judge(judge.function, pairwise=config.scoring.name == "tournament")
         elif judge.asked and judge.form == "rubric":
             load_rubric(judge.rubric)
-    if config.scoring.tournament.rewards == "bradley_terry":
+    fitted = {
+        "scoring.tournament.rewards": config.scoring.tournament.rewards == "bradley_terry",
+        "league.rating_matches": config.league.rating_matches > 0,
+    }
+    for key in (key for key, read in fitted.items() if read):
         try:  # without the library of the fit nothing runs
             bradley_terry(np.array([[0, 1]], np.int32), np.array([1.0]), 2, prior=1.0)
         except ConfigError as error:
-            raise ConfigError(f"scoring.tournament.rewards: {error}") from None
+            raise ConfigError(f"{key}: {error}") from None
     if config.context.strategy == "recursive":
         try:
             SandboxConfig.of(config.context.recursive.sandbox)

@@ -192,6 +192,16 @@ def test_players_that_there_are_not(
     assert message in refused(capsys, 2, "train", write(tmp_path, league=league))
 
 
+def test_without_the_library_of_ratings_nothing_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "choix", None)
+    line = refused(capsys, 2, "train", write(tmp_path), f"run.dir={tmp_path / 'run'}")
+    assert line.startswith("league.rating_matches: ")
+    assert line.endswith("pip install 'rlagents[arena]'")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_environment_of_one_seat_has_no_league(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
